@@ -30,6 +30,8 @@ def decide() -> None:
     if "TRITON_INTERPRET" in os.environ or _torch_sees_gpu():
         return
     os.environ["TRITON_INTERPRET"] = "1"
+    # A GPU does not warn of log2(0) = −inf or of a NaN in a masked-off row; neither should its stand-in.
+    warnings.filterwarnings("ignore", category=RuntimeWarning, module="triton.runtime.interpreter")
     if "triton" in sys.modules:
         warnings.warn(
             "triton was imported before pytriton_llama, so its interpreter is off and kernels cannot run on this "

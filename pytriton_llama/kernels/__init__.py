@@ -1,0 +1,23 @@
+"""One file an operation: formula, kernel, wrapper. Layouts are torch's; all are forward only."""
+
+from pytriton_llama.kernels.flash_attention import flash_attention
+from pytriton_llama.kernels.flash_decoding import flash_decoding
+from pytriton_llama.kernels.fused_ffn import fused_ffn, swiglu
+from pytriton_llama.kernels.layer_norm import layer_norm
+from pytriton_llama.kernels.linear import linear
+from pytriton_llama.kernels.rms_norm import add_rms_norm, rms_norm
+from pytriton_llama.kernels.rotary_embedding import rotary_embedding
+from pytriton_llama.kernels.softmax import softmax
+
+__all__ = [
+    "add_rms_norm",
+    "flash_attention",
+    "flash_decoding",
+    "fused_ffn",
+    "layer_norm",
+    "linear",
+    "rms_norm",
+    "rotary_embedding",
+    "softmax",
+    "swiglu",
+]

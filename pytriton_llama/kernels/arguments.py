@@ -1,0 +1,62 @@
+"""What every wrapper asks of its tensors before it launches anything."""
+
+import functools
+
+import torch
+
+from pytriton_llama.runtime import interpreted
+
+DTYPES = (torch.float32, torch.float16, torch.bfloat16)
+
+
+@functools.cache
+def _has_bf16(device_index: int) -> bool:
+    return torch.cuda.get_device_capability(device_index) >= (8, 0)
+
+
+def check(op: str, **tensors: torch.Tensor | None) -> None:
+    """Raise where a kernel could not run, or would run and be wrong.
+
+    All tensors (``None`` is skipped) must share one floating dtype and one device, and this process must be able to
+    launch there. Kernels are forward only, so gradients must not be expected.
+
+    Raises:
+        TypeError: a dtype that no kernel takes, or that this device cannot do; dtypes that differ.
+        ValueError: devices that differ or that this process has no kernels for; gradients required.
+    """
+    given = {name: t for name, t in tensors.items() if t is not None}
+    first_name, first = next(iter(given.items()))
+    for name, t in given.items():
+        if t.dtype not in DTYPES:
+            raise TypeError(f"{op}: {name} is {t.dtype}; needed: float32, float16 or bfloat16")
+        if t.dtype != first.dtype:
+            raise TypeError(f"{op}: {name} is {t.dtype} but {first_name} is {first.dtype}; they must agree")
+        if t.device != first.device:
+            raise ValueError(f"{op}: {name} is on {t.device} but {first_name} is on {first.device}")
+        if t.requires_grad and torch.is_grad_enabled():
+            raise ValueError(f"{op}: {name} requires grad, but kernels are forward only: use torch.no_grad()")
+    if interpreted():
+        if first.device.type != "cpu":
+            raise ValueError(f"{op}: {first_name} is on {first.device}, but kernels are interpreted on the CPU here")
+        if first.dtype == torch.bfloat16:
+            # Triton's interpreter multiplies bf16 bit patterns and truncates bf16 stores.
+            raise TypeError(f"{op}: Triton's interpreter computes bfloat16 wrongly: use float32 or float16")
+    elif first.device.type != "cuda" or first.device.index != torch.cuda.current_device():
+        raise ValueError(
+            f"{op}: {first_name} is on {first.device}, but kernels are compiled for cuda:"
+            f"{torch.cuda.current_device()} in this process (TRITON_INTERPRET=1 interprets them on the CPU)"
+        )
+    elif first.dtype == torch.bfloat16 and not _has_bf16(first.device.index):
+        raise TypeError(f"{op}: {torch.cuda.get_device_name()} has no bfloat16 (needs sm_80): use float16")
+
+
+def as_rows(x: torch.Tensor) -> torch.Tensor:
+    """A non-empty ``x`` as a (rows, columns) matrix whose columns lie side by side; copied only where no view can do it."""
+    rows = x.reshape(-1, x.shape[-1])
+    return rows if rows.stride(-1) == 1 else rows.contiguous()
+
+
+def need(condition: bool, message: str) -> None:
+    """Raise ``ValueError(message)`` unless the condition holds."""
+    if not condition:
+        raise ValueError(message)

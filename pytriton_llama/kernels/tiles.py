@@ -1,0 +1,107 @@
+"""Tile sizes, the one place where they are chosen.
+
+The same kernel source runs compiled and interpreted; only the tiles differ. On a GPU a tile must fit into registers
+and shared memory: every tile here stays below the 64 KB of the smallest supported card (T4). In the interpreter each
+Triton operation costs tens of microseconds of Python whatever its size, so a few large tiles win (loads cost about
+40 ns an element, so masked-off elements are not free either).
+
+Each function returns the keyword arguments of a launch.
+"""
+
+import torch
+import triton
+
+from pytriton_llama.runtime import interpreted
+
+# Elements of one interpreted tile: large enough to drown the Python around it, small enough to stay in the L2 cache.
+INTERPRETED_TILE = 65536
+# The longest row that a program keeps in registers as one block.
+MAX_ROW_BLOCK = 65536
+
+
+def _power_of_two_divisor(n: int) -> int:
+    return n & -n
+
+
+def rows(M: int, N: int, max_block: int = MAX_ROW_BLOCK) -> dict:
+    """Whole rows of N columns (or, beyond ``max_block``, pieces of them) for softmax and the norms."""
+    BLOCK_N = min(triton.next_power_of_2(N), max_block)
+    if interpreted():
+        return {"BLOCK_M": min(triton.next_power_of_2(M), max(1, INTERPRETED_TILE // BLOCK_N)), "BLOCK_N": BLOCK_N}
+    # Short rows share a program, so that it has at least a thousand elements to hide latency with.
+    BLOCK_M = max(1, 1024 // BLOCK_N)
+    # 16 bytes a thread and load at 4 warps; long rows take more warps to stay within the registers.
+    return {"BLOCK_M": BLOCK_M, "BLOCK_N": BLOCK_N, "num_warps": min(32, max(4, BLOCK_N // 1024))}
+
+
+def linear(M: int, N: int, K: int, dtype: torch.dtype) -> dict:
+    """A (BLOCK_M, BLOCK_N) tile of y, K walked in steps of BLOCK_K."""
+    if interpreted():
+        return _interpreted_linear(M, N, K)
+    if dtype == torch.float32:
+        tile = {"BLOCK_M": 64 if M > 16 else 16, "BLOCK_N": 64, "BLOCK_K": 32, "num_warps": 4, "num_stages": 3}
+    elif M <= 16:
+        tile = {"BLOCK_M": 16, "BLOCK_N": 64, "BLOCK_K": 128, "num_warps": 4, "num_stages": 3}
+    elif M <= 64:
+        tile = {"BLOCK_M": 64, "BLOCK_N": 64, "BLOCK_K": 64, "num_warps": 4, "num_stages": 3}
+    else:
+        tile = {"BLOCK_M": 128, "BLOCK_N": 128, "BLOCK_K": 32, "num_warps": 8, "num_stages": 3}
+    return tile | {"GROUP_M": 8}
+
+
+def swiglu(M: int, N: int, K: int, dtype: torch.dtype) -> dict:
+    """As :func:`linear`, with two weights' tiles in shared memory."""
+    if interpreted():
+        return _interpreted_linear(M, N, K)
+    if dtype == torch.float32:
+        tile = {"BLOCK_M": 64 if M > 16 else 16, "BLOCK_N": 32, "BLOCK_K": 32, "num_warps": 4, "num_stages": 3}
+    elif M <= 64:
+        tile = {"BLOCK_M": 16 if M <= 16 else 64, "BLOCK_N": 64, "BLOCK_K": 64, "num_warps": 4, "num_stages": 2}
+    else:
+        tile = {"BLOCK_M": 128, "BLOCK_N": 64, "BLOCK_K": 32, "num_warps": 8, "num_stages": 3}
+    return tile | {"GROUP_M": 8}
+
+
+def _interpreted_linear(M: int, N: int, K: int) -> dict:
+    BLOCK_M = min(128, max(16, triton.next_power_of_2(M)))
+    BLOCK_N = min(1024, max(16, triton.next_power_of_2(N)))
+    # A step that divides K needs no mask along K.
+    BLOCK_K = max(16, min(_power_of_two_divisor(K), INTERPRETED_TILE // BLOCK_N)) if K else 16
+    return {"BLOCK_M": BLOCK_M, "BLOCK_N": BLOCK_N, "BLOCK_K": BLOCK_K, "GROUP_M": 8}
+
+
+def rotary_embedding(length: int, num_heads: int, head_dim: int) -> dict:
+    """Positions a program: all heads of one on a GPU, as many as make a tile in the interpreter."""
+    heads, half = triton.next_power_of_2(num_heads), triton.next_power_of_2(head_dim // 2)
+    if interpreted():
+        return {"BLOCK_L": min(triton.next_power_of_2(length), max(1, INTERPRETED_TILE // (heads * half)))}
+    return {"BLOCK_L": 1, "num_warps": 4}
+
+
+def flash_attention(length_q: int, length_k: int, head_dim: int, dtype: torch.dtype) -> dict:
+    """BLOCK_M queries against BLOCK_N keys at a time."""
+    BLOCK_D = max(16, triton.next_power_of_2(head_dim))
+    if interpreted():
+        BLOCK_M = min(256, max(16, triton.next_power_of_2(length_q)))
+        return {"BLOCK_M": BLOCK_M, "BLOCK_N": min(256, max(16, triton.next_power_of_2(length_k))), "BLOCK_D": BLOCK_D}
+    if dtype == torch.float32:
+        M, N, stages = {16: (64, 32, 2), 32: (64, 32, 2), 64: (64, 32, 2), 128: (32, 32, 1), 256: (16, 16, 1)}[BLOCK_D]
+    else:
+        M, N, stages = {16: (128, 64, 2), 32: (128, 64, 2), 64: (128, 64, 2), 128: (64, 32, 2), 256: (32, 32, 1)}[BLOCK_D]
+    return {"BLOCK_M": M, "BLOCK_N": N, "BLOCK_D": BLOCK_D, "num_warps": 4, "num_stages": stages}
+
+
+def flash_decoding(programs: int, max_length: int, head_dim: int, device: torch.device) -> dict:
+    """Keys a step, and how many programs share a sequence: enough to fill the GPU when the batch is small.
+
+    ``programs`` is batch × key/value heads. The number of splits depends on the cache's capacity, not on the lengths,
+    so that one launch serves a growing sequence.
+    """
+    BLOCK_D = max(16, triton.next_power_of_2(head_dim))
+    if interpreted():
+        return {"BLOCK_N": min(512, max(16, triton.next_power_of_2(max_length))), "BLOCK_D": BLOCK_D, "SPLITS": 1}
+    BLOCK_N = 32 if BLOCK_D > 128 else 64
+    processors = torch.cuda.get_device_properties(device).multi_processor_count
+    useful = max(1, triton.cdiv(max_length, 4 * BLOCK_N))
+    SPLITS = triton.next_power_of_2(min(useful, triton.cdiv(2 * processors, programs)))
+    return {"BLOCK_N": BLOCK_N, "BLOCK_D": BLOCK_D, "SPLITS": min(SPLITS, 64), "num_warps": 4, "num_stages": 1}
