@@ -200,7 +200,10 @@ def flash_attention(
     need(q.dim() == k.dim() == v.dim() == 4, f"{shapes}; needed: (batch, heads, length, head_dim)")
     batch, heads, length_q, head_dim = q.shape
     kv_heads, length_k = k.shape[1:3]
-    need(k.shape == v.shape == (batch, kv_heads, length_k, head_dim), f"{shapes}; batch and head_dim must agree")
+    need(
+        k.shape == v.shape == (batch, kv_heads, length_k, head_dim),
+        f"{shapes}; batch and head_dim must agree",
+    )
     need(kv_heads > 0 and heads % kv_heads == 0, f"{shapes}; heads must be a multiple of key/value heads")
     need(16 <= head_dim <= 256, f"flash_attention: head_dim is {head_dim}; needed: 16 … 256")
     need(

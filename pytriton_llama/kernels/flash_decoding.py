@@ -86,9 +86,7 @@ def split_kernel(
 
 
 @triton.jit
-def merge_kernel(
-    o_ptr, partial_ptr, lse_ptr, HEAD_DIM: tl.constexpr, SPLITS: tl.constexpr, BLOCK_D: tl.constexpr
-):
+def merge_kernel(o_ptr, partial_ptr, lse_ptr, HEAD_DIM: tl.constexpr, SPLITS: tl.constexpr, BLOCK_D: tl.constexpr):
     row = tl.program_id(0).to(tl.int64)
     offs_s = tl.arange(0, SPLITS)
     offs_d = tl.arange(0, BLOCK_D)
@@ -131,7 +129,10 @@ def flash_decoding(
     """
     check("flash_decoding", q=q, k_cache=k_cache, v_cache=v_cache)
     shapes = f"flash_decoding: q is {tuple(q.shape)}, k_cache {tuple(k_cache.shape)}, v_cache {tuple(v_cache.shape)}"
-    need(q.dim() == 3 and k_cache.dim() == 4, f"{shapes}; needed: q (batch, heads, head_dim), caches 4-dimensional")
+    need(
+        q.dim() == 3 and k_cache.dim() == 4,
+        f"{shapes}; needed: q (batch, heads, head_dim), caches 4-dimensional",
+    )
     batch, heads, head_dim = q.shape
     kv_heads, max_length = k_cache.shape[1:3]
     need(

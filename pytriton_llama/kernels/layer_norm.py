@@ -57,7 +57,10 @@ def layer_norm(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor, eps: f
     N = x.shape[-1]
     for name, t in (("weight", weight), ("bias", bias)):
         need(t.shape == (N,), f"layer_norm: {name} is {tuple(t.shape)}; needed: ({N},), x's last dimension")
-    need(N <= tiles.MAX_ROW_BLOCK, f"layer_norm: rows of {N} are longer than the {tiles.MAX_ROW_BLOCK} one program holds")
+    need(
+        N <= tiles.MAX_ROW_BLOCK,
+        f"layer_norm: rows of {N} are longer than the {tiles.MAX_ROW_BLOCK} one program holds",
+    )
     y = torch.empty(x.shape, dtype=x.dtype, device=x.device)
     if x.numel():
         x_rows = as_rows(x)

@@ -142,7 +142,10 @@ def launch_linear(op, x, weight, bias, activation, residual, dropout_p=0.0, seed
     need(x.dim() >= 1 and weight.dim() == 2, f"{op}: x is {tuple(x.shape)}, weight {tuple(weight.shape)}")
     N, K = weight.shape
     need(x.shape[-1] == K, f"{op}: x is {tuple(x.shape)}; its last dimension must be {K} for this weight")
-    need(bias is None or bias.shape == (N,), f"{op}: bias is {tuple(bias.shape) if bias is not None else None}; needed: ({N},)")
+    need(
+        bias is None or bias.shape == (N,),
+        f"{op}: bias is {tuple(bias.shape) if bias is not None else None}; needed: ({N},)",
+    )
     need(activation in ACTIVATIONS, f"{op}: activation is {activation!r}; known: {ACTIVATIONS}")
     y = torch.empty((*x.shape[:-1], N), dtype=x.dtype, device=x.device)
     if residual is not None:

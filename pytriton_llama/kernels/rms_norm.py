@@ -88,7 +88,10 @@ def _launch(op, x, residual, weight, eps):
     need(x.dim() >= 1, f"{op}: x has no dimension to normalise over")
     N = x.shape[-1]
     need(weight.shape == (N,), f"{op}: weight is {tuple(weight.shape)}; needed: ({N},), x's last dimension")
-    need(N <= tiles.MAX_ROW_BLOCK, f"{op}: rows of {N} are longer than the {tiles.MAX_ROW_BLOCK} one program holds")
+    need(
+        N <= tiles.MAX_ROW_BLOCK,
+        f"{op}: rows of {N} are longer than the {tiles.MAX_ROW_BLOCK} one program holds",
+    )
     y = torch.empty(x.shape, dtype=x.dtype, device=x.device)
     total = None if residual is None else torch.empty_like(y)
     if x.numel():

@@ -125,7 +125,9 @@ def rotary_embedding(
     """
     check("rotary_embedding", q=q, k=k)
     check("rotary_embedding", cos=cos, sin=sin)
-    shapes = f"rotary_embedding: q is {tuple(q.shape)}, k {tuple(k.shape)}, cos {tuple(cos.shape)}, sin {tuple(sin.shape)}"
+    shapes = (
+        f"rotary_embedding: q is {tuple(q.shape)}, k {tuple(k.shape)}, cos {tuple(cos.shape)}, sin {tuple(sin.shape)}"
+    )
     need(q.dim() == 4 and k.dim() == 4, f"{shapes}; needed: q and k (batch, heads, length, head_dim)")
     batch, q_heads, length, head_dim = q.shape
     k_heads = k.shape[1]

@@ -32,9 +32,7 @@ def softmax_kernel(y_ptr, x_ptr, M, N, y_row_stride, x_row_stride, BLOCK_M: tl.c
 
 
 @triton.jit
-def online_softmax_kernel(
-    y_ptr, x_ptr, M, N, y_row_stride, x_row_stride, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr
-):
+def online_softmax_kernel(y_ptr, x_ptr, M, N, y_row_stride, x_row_stride, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr):
     offs_m = tl.program_id(0).to(tl.int64) * BLOCK_M + tl.arange(0, BLOCK_M)
     offs_n = tl.arange(0, BLOCK_N)
     mask_m = offs_m[:, None] < M

@@ -27,7 +27,10 @@ def rows(M: int, N: int, max_block: int = MAX_ROW_BLOCK) -> dict:
     """Whole rows of N columns (or, beyond ``max_block``, pieces of them) for softmax and the norms."""
     BLOCK_N = min(triton.next_power_of_2(N), max_block)
     if interpreted():
-        return {"BLOCK_M": min(triton.next_power_of_2(M), max(1, INTERPRETED_TILE // BLOCK_N)), "BLOCK_N": BLOCK_N}
+        return {
+            "BLOCK_M": min(triton.next_power_of_2(M), max(1, INTERPRETED_TILE // BLOCK_N)),
+            "BLOCK_N": BLOCK_N,
+        }
     # Short rows share a program, so that it has at least a thousand elements to hide latency with.
     BLOCK_M = max(1, 1024 // BLOCK_N)
     # 16 bytes a thread and load at 4 warps; long rows take more warps to stay within the registers.
@@ -39,7 +42,13 @@ def linear(M: int, N: int, K: int, dtype: torch.dtype) -> dict:
     if interpreted():
         return _interpreted_linear(M, N, K)
     if dtype == torch.float32:
-        tile = {"BLOCK_M": 64 if M > 16 else 16, "BLOCK_N": 64, "BLOCK_K": 32, "num_warps": 4, "num_stages": 3}
+        tile = {
+            "BLOCK_M": 64 if M > 16 else 16,
+            "BLOCK_N": 64,
+            "BLOCK_K": 32,
+            "num_warps": 4,
+            "num_stages": 3,
+        }
     elif M <= 16:
         tile = {"BLOCK_M": 16, "BLOCK_N": 64, "BLOCK_K": 128, "num_warps": 4, "num_stages": 3}
     elif M <= 64:
@@ -54,9 +63,21 @@ def swiglu(M: int, N: int, K: int, dtype: torch.dtype) -> dict:
     if interpreted():
         return _interpreted_linear(M, N, K)
     if dtype == torch.float32:
-        tile = {"BLOCK_M": 64 if M > 16 else 16, "BLOCK_N": 32, "BLOCK_K": 32, "num_warps": 4, "num_stages": 3}
+        tile = {
+            "BLOCK_M": 64 if M > 16 else 16,
+            "BLOCK_N": 32,
+            "BLOCK_K": 32,
+            "num_warps": 4,
+            "num_stages": 3,
+        }
     elif M <= 64:
-        tile = {"BLOCK_M": 16 if M <= 16 else 64, "BLOCK_N": 64, "BLOCK_K": 64, "num_warps": 4, "num_stages": 2}
+        tile = {
+            "BLOCK_M": 16 if M <= 16 else 64,
+            "BLOCK_N": 64,
+            "BLOCK_K": 64,
+            "num_warps": 4,
+            "num_stages": 2,
+        }
     else:
         tile = {"BLOCK_M": 128, "BLOCK_N": 64, "BLOCK_K": 32, "num_warps": 8, "num_stages": 3}
     return tile | {"GROUP_M": 8}
@@ -83,11 +104,27 @@ def flash_attention(length_q: int, length_k: int, head_dim: int, dtype: torch.dt
     BLOCK_D = max(16, triton.next_power_of_2(head_dim))
     if interpreted():
         BLOCK_M = min(256, max(16, triton.next_power_of_2(length_q)))
-        return {"BLOCK_M": BLOCK_M, "BLOCK_N": min(256, max(16, triton.next_power_of_2(length_k))), "BLOCK_D": BLOCK_D}
+        return {
+            "BLOCK_M": BLOCK_M,
+            "BLOCK_N": min(256, max(16, triton.next_power_of_2(length_k))),
+            "BLOCK_D": BLOCK_D,
+        }
     if dtype == torch.float32:
-        M, N, stages = {16: (64, 32, 2), 32: (64, 32, 2), 64: (64, 32, 2), 128: (32, 32, 1), 256: (16, 16, 1)}[BLOCK_D]
+        M, N, stages = {
+            16: (64, 32, 2),
+            32: (64, 32, 2),
+            64: (64, 32, 2),
+            128: (32, 32, 1),
+            256: (16, 16, 1),
+        }[BLOCK_D]
     else:
-        M, N, stages = {16: (128, 64, 2), 32: (128, 64, 2), 64: (128, 64, 2), 128: (64, 32, 2), 256: (32, 32, 1)}[BLOCK_D]
+        M, N, stages = {
+            16: (128, 64, 2),
+            32: (128, 64, 2),
+            64: (128, 64, 2),
+            128: (64, 32, 2),
+            256: (32, 32, 1),
+        }[BLOCK_D]
     return {"BLOCK_M": M, "BLOCK_N": N, "BLOCK_D": BLOCK_D, "num_warps": 4, "num_stages": stages}
 
 
@@ -99,9 +136,19 @@ def flash_decoding(programs: int, max_length: int, head_dim: int, device: torch.
     """
     BLOCK_D = max(16, triton.next_power_of_2(head_dim))
     if interpreted():
-        return {"BLOCK_N": min(512, max(16, triton.next_power_of_2(max_length))), "BLOCK_D": BLOCK_D, "SPLITS": 1}
+        return {
+            "BLOCK_N": min(512, max(16, triton.next_power_of_2(max_length))),
+            "BLOCK_D": BLOCK_D,
+            "SPLITS": 1,
+        }
     BLOCK_N = 32 if BLOCK_D > 128 else 64
     processors = torch.cuda.get_device_properties(device).multi_processor_count
     useful = max(1, triton.cdiv(max_length, 4 * BLOCK_N))
     SPLITS = triton.next_power_of_2(min(useful, triton.cdiv(2 * processors, programs)))
-    return {"BLOCK_N": BLOCK_N, "BLOCK_D": BLOCK_D, "SPLITS": min(SPLITS, 64), "num_warps": 4, "num_stages": 1}
+    return {
+        "BLOCK_N": BLOCK_N,
+        "BLOCK_D": BLOCK_D,
+        "SPLITS": min(SPLITS, 64),
+        "num_warps": 4,
+        "num_stages": 1,
+    }

@@ -1,0 +1,47 @@
+# Everything runs in .venv, installed from the lock file that suits this machine. `make PYTHON=python3.12 setup` picks
+# another Python. Nothing but Python (3.11 or later), its venv module and make is needed where there is no GPU.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+GPU := $(shell nvidia-smi -L >/dev/null 2>&1 && echo yes)
+LOCK := requirements-$(if $(GPU),gpu,cpu).lock
+INSTALLED := $(VENV)/$(LOCK).installed
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+# A GPU is given to one test process: workers would fill its memory and spoil each other's timings.
+WORKERS ?= $(if $(GPU),0,2)
+
+.PHONY: help setup demo test lab
+
+help: ## list the targets
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1\t\2/p' $(MAKEFILE_LIST)
+
+setup: $(INSTALLED) ## install everything into .venv (done once; again when the pins change)
+	@$(if $(GPU),$(BIN)/python -P pytriton_llama/toolchain.py)
+
+# The package itself is built with the pinned setuptools, so that this step downloads nothing and moves no pin.
+$(INSTALLED): $(LOCK) pyproject.toml
+	@command -v $(PYTHON) >/dev/null || \
+	    { echo "make: $(PYTHON) not found: sudo apt-get install python3 python3-venv"; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	    { echo "make: $(PYTHON) is older than the Python 3.11 needed: try make PYTHON=python3.12"; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || \
+	    { echo "make: $(PYTHON) lacks its venv module: sudo apt-get install python3-venv"; exit 1; }
+	@echo "Installing $(LOCK) into $(VENV) (minutes the first time)"
+	@$(PYTHON) -m venv $(VENV)
+	@$(PIP) -r $(LOCK)
+	@$(PIP) --no-deps --no-build-isolation -e .
+	@rm -f $(VENV)/*.installed && touch $@
+
+demo: setup ## fetch SmolLM2-135M-Instruct and ask it a question
+	$(BIN)/pytriton-llama fetch
+	$(BIN)/pytriton-llama chat "What is the capital of France?"
+
+test: setup ## lint, types, tests, and every notebook against its committed outputs
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+	$(BIN)/pytest -n $(WORKERS) -m "not slow" tests/
+	$(BIN)/pytest -n $(WORKERS) --dist loadfile --nbval notebooks/
+
+lab: setup ## open the notebooks in JupyterLab
+	$(BIN)/jupyter lab notebooks/

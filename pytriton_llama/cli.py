@@ -1,0 +1,133 @@
+"""The ``pytriton-llama`` program.
+
+Bad input ends in one line on stderr and exit code 2. Answers go to stdout, everything about them to stderr. What takes
+seconds to import is imported inside the commands, so that ``--help`` answers at once.
+"""
+
+import sys
+import time
+import warnings
+from typing import Annotated, NoReturn
+
+import typer
+
+from pytriton_llama.errors import LlamaError
+from pytriton_llama.llama.fetch import DEFAULT
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
+
+Model = Annotated[str, typer.Option(help="A checkpoint's folder, or a name that fetch knows.")]
+Kernels = Annotated[str, typer.Option(help="auto, triton (interpreted on a CPU) or torch (the oracle).")]
+Device = Annotated[str | None, typer.Option(help="cuda or cpu; default: where kernels run.")]
+Dtype = Annotated[str | None, typer.Option(help="float32, float16 or bfloat16; default: what suits the device.")]
+MaxNewTokens = Annotated[int, typer.Option(help="Stop after so many tokens.")]
+Temperature = Annotated[float, typer.Option(help="0 is greedy.")]
+TopK = Annotated[int | None, typer.Option(help="Draw from the k likeliest tokens.")]
+TopP = Annotated[float | None, typer.Option(help="Draw from the likeliest tokens that make up this share, in (0, 1].")]
+Seed = Annotated[int, typer.Option(help="Of the draw; the same seed gives the same text.")]
+
+
+@app.command()
+def fetch(
+    name: Annotated[
+        str, typer.Argument(help="The default model's name, or a repository of the Hugging Face hub.")
+    ] = DEFAULT,
+) -> None:
+    """Bring a model's weights into the cache; print the folder."""
+    from pytriton_llama.llama.fetch import fetch as fetch_model
+
+    print(fetch_model(name, progress=_say))
+
+
+@app.command()
+def generate(
+    prompt: Annotated[str, typer.Argument(help="The text to continue.")],
+    model: Model = DEFAULT,
+    max_new_tokens: MaxNewTokens = 256,
+    temperature: Temperature = 0.0,
+    top_k: TopK = None,
+    top_p: TopP = None,
+    seed: Seed = 0,
+    kernels: Kernels = "auto",
+    device: Device = None,
+    dtype: Dtype = None,
+) -> None:
+    """Continue a text."""
+    sampling = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "seed": seed}
+    _answer(model, kernels, device, dtype, prompt, chat=False, max_new_tokens=max_new_tokens, **sampling)
+
+
+@app.command()
+def chat(
+    message: Annotated[str, typer.Argument(help="What you say.")],
+    model: Model = DEFAULT,
+    max_new_tokens: MaxNewTokens = 256,
+    temperature: Temperature = 0.0,
+    top_k: TopK = None,
+    top_p: TopP = None,
+    seed: Seed = 0,
+    kernels: Kernels = "auto",
+    device: Device = None,
+    dtype: Dtype = None,
+) -> None:
+    """Say something, get an answer, through the checkpoint's chat template."""
+    sampling = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "seed": seed}
+    _answer(model, kernels, device, dtype, message, chat=True, max_new_tokens=max_new_tokens, **sampling)
+
+
+@app.command()
+def info() -> None:
+    """What this machine has, and what runs on it."""
+    from pytriton_llama.info import lines
+
+    print("\n".join(lines()))
+
+
+def _answer(model_name, kernels, device, dtype, text, chat, **options) -> None:
+    from pytriton_llama.llama.generator import Llama
+    from pytriton_llama.llama.sampling import Sampling
+    from pytriton_llama.runtime import interpreted
+
+    # Refused before seconds are spent on weights.
+    Sampling(options["temperature"], options["top_k"], options["top_p"])
+    if kernels in ("auto", "triton") and interpreted():
+        _say("no GPU: kernels run in Triton's interpreter on the CPU, slowly; --kernels torch is the fast oracle")
+    llama = Llama.from_pretrained(model_name, device, dtype, kernels, progress=sys.stderr.isatty())
+    started = time.perf_counter()
+    stream = llama.stream(llama.chat_prompt(text) if chat else text, **options)
+    first = None
+    for piece in stream:
+        first = first or time.perf_counter()
+        print(piece, end="", flush=True)
+    print()
+    _say(_summary(len(stream.token_ids), started, first, llama.model.bytes_per_token))
+
+
+def _summary(tokens: int, started: float, first: float | None, bytes_per_token: int) -> str:
+    """Tokens, seconds to the first, and the speed of those after it (the first includes the prompt's work)."""
+    now = time.perf_counter()
+    parts = [f"{tokens} tokens", f"first after {(first or now) - started:.2f} s"]
+    if first and tokens > 1 and now > first:
+        speed = (tokens - 1) / (now - first)
+        parts += [f"{speed:.4g} tokens/s", f"{speed * bytes_per_token / 1e9:.3g} GB/s of weights read"]
+    return ", ".join(parts)
+
+
+def _say(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
+
+
+def _fail(message: str, code: int) -> NoReturn:
+    _say(f"error: {message}")
+    raise SystemExit(code)
+
+
+def main() -> None:
+    """Run the program; never a traceback for what a user did."""
+    warnings.showwarning = lambda message, *_: _say(f"note: {message}")  # type: ignore[assignment]
+    try:
+        app()
+    except LlamaError as error:
+        _fail(" ".join(str(error).split()), 2)
+    except KeyboardInterrupt:
+        _fail("interrupted", 130)

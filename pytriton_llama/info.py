@@ -1,0 +1,34 @@
+"""What ``pytriton-llama info`` prints."""
+
+import platform
+from importlib.metadata import version
+
+import torch
+
+from pytriton_llama.llama.device import DTYPES, runs_bfloat16
+from pytriton_llama.runtime import interpreted
+from pytriton_llama.toolchain import missing_for_triton
+
+
+def lines() -> list[str]:
+    """GPU, free memory, versions, where kernels run, which dtypes run there."""
+    found = [f"{name} {version(name)}" for name in ("pytriton_llama", "torch", "triton", "numpy")]
+    out = [f"versions    Python {platform.python_version()}, {', '.join(found)}"]
+    if torch.cuda.is_available():
+        for i in range(torch.cuda.device_count()):
+            free, total = torch.cuda.mem_get_info(i)
+            major, minor = torch.cuda.get_device_capability(i)
+            name = torch.cuda.get_device_name(i)
+            out.append(f"GPU {i}       {name}, sm_{major}{minor}, {free / 2**30:.1f} of {total / 2**30:.1f} GiB free")
+    else:
+        out.append("GPU         none that torch can use")
+    if interpreted():
+        out.append("kernels     interpreted on the CPU (Triton's interpreter)")
+        out.append("dtypes      float32, float16 (the interpreter computes bfloat16 wrongly); --kernels torch: all")
+    else:
+        out.append("kernels     compiled for the GPU")
+        bfloat16 = runs_bfloat16(torch.device("cuda"))
+        out.append("dtypes      " + ", ".join(d for d in DTYPES if bfloat16 or d != "bfloat16"))
+        if missing := missing_for_triton():
+            out.append(f"missing     {missing}")
+    return out

@@ -1,0 +1,1 @@
+"""Llama from a checkpoint's files to generated text."""

@@ -1,0 +1,123 @@
+"""Weights from safetensors files, under Hugging Face's names.
+
+Only safetensors: nothing is unpickled, so that opening a stranger's checkpoint runs none of their code. All
+headers are checked against the config first: a wrong checkpoint fails before gigabytes have been moved.
+"""
+
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from tqdm.auto import tqdm
+
+from pytriton_llama.errors import LlamaError
+from pytriton_llama.llama.config import LlamaConfig, read_json
+
+_SINGLE = "model.safetensors"
+_INDEX = "model.safetensors.index.json"
+_DTYPES = ("F32", "F16", "BF16")
+
+
+def expected_shapes(config: LlamaConfig) -> dict[str, tuple[int, ...]]:
+    """Name → shape of every tensor a checkpoint of this config holds; weights are (out, in)."""
+    hidden, inter = config.hidden_size, config.intermediate_size
+    q_size = config.num_attention_heads * config.head_dim
+    kv_size = config.num_key_value_heads * config.head_dim
+    linears = {
+        "self_attn.q_proj": (q_size, hidden, config.attention_bias),
+        "self_attn.k_proj": (kv_size, hidden, config.attention_bias),
+        "self_attn.v_proj": (kv_size, hidden, config.attention_bias),
+        "self_attn.o_proj": (hidden, q_size, config.attention_bias),
+        "mlp.gate_proj": (inter, hidden, config.mlp_bias),
+        "mlp.up_proj": (inter, hidden, config.mlp_bias),
+        "mlp.down_proj": (hidden, inter, config.mlp_bias),
+    }
+    shapes: dict[str, tuple[int, ...]] = {"model.embed_tokens.weight": (config.vocab_size, hidden)}
+    for layer in range(config.num_hidden_layers):
+        prefix = f"model.layers.{layer}."
+        for norm in ("input_layernorm", "post_attention_layernorm"):
+            shapes[f"{prefix}{norm}.weight"] = (hidden,)
+        for name, (size_out, size_in, bias) in linears.items():
+            shapes[f"{prefix}{name}.weight"] = (size_out, size_in)
+            if bias:
+                shapes[f"{prefix}{name}.bias"] = (size_out,)
+    shapes["model.norm.weight"] = (hidden,)
+    if not config.tie_word_embeddings:
+        shapes["lm_head.weight"] = (config.vocab_size, hidden)
+    return shapes
+
+
+def load(
+    folder: str | Path,
+    config: LlamaConfig,
+    device: str | torch.device,
+    dtype: torch.dtype,
+    progress: bool = False,
+) -> dict[str, torch.Tensor]:
+    """Every tensor of ``expected_shapes(config)``, cast to ``dtype`` on ``device``.
+
+    Files are mapped, and tensors moved one by one: host memory beyond the result stays below one file. Raises
+    :class:`LlamaError` for a missing, unexpected or misshapen tensor and for a file that is not safetensors.
+    """
+    tensors: dict[str, torch.Tensor] = {}
+    places = _places(_files(Path(folder)), config)
+    with tqdm(total=sum(map(len, places.values())), desc="weights", disable=not progress) as bar:
+        for file, names in places.items():
+            with _open(file) as opened:
+                for name in names:
+                    # A copy even where dtype and device agree: else the tensor would change with the file.
+                    tensors[name] = opened.get_tensor(name).to(device=device, dtype=dtype, copy=True)
+                    bar.update()
+    return tensors
+
+
+def _files(folder: Path) -> list[Path]:
+    if (folder / _SINGLE).exists():
+        return [folder / _SINGLE]
+    if not (folder / _INDEX).exists():
+        raise LlamaError(f"{folder}: holds no {_SINGLE} or {_INDEX} (only safetensors: nothing is unpickled)")
+    weight_map = read_json(folder / _INDEX).get("weight_map")
+    if not weight_map or not isinstance(weight_map, dict):
+        raise LlamaError(f"{folder / _INDEX}: weight_map must map tensor names to file names")
+    names = dict.fromkeys(map(str, weight_map.values()))
+    for name in names:
+        # An index comes from outside: it must not lead out of its folder.
+        if "/" in name or "\\" in name or not name.endswith(".safetensors"):
+            raise LlamaError(f"{folder / _INDEX}: {name!r} is no safetensors file of the folder")
+    return [folder / name for name in names]
+
+
+def _places(files: list[Path], config: LlamaConfig) -> dict[Path, list[str]]:
+    """File → the expected tensors in it, from the headers alone, each checked for shape and type."""
+    shapes = expected_shapes(config)
+    places: dict[Path, list[str]] = {}
+    found: set[str] = set()
+    for file in files:
+        places[file] = []
+        with _open(file) as opened:
+            for name in opened.keys():  # noqa: SIM118 (the handle is no mapping)
+                if name.endswith(".rotary_emb.inv_freq") or (name == "lm_head.weight" and name not in shapes):
+                    continue  # computed from the config; tied to the embedding
+                if name not in shapes:
+                    raise LlamaError(f"{file}: unexpected tensor {name}: the model has no use for it")
+                header = opened.get_slice(name)
+                shape, dtype = tuple(header.get_shape()), header.get_dtype()
+                if shape != shapes[name]:
+                    raise LlamaError(f"{file}: {name} has shape {shape}, the config needs {shapes[name]}")
+                if dtype not in _DTYPES:
+                    raise LlamaError(f"{file}: {name} is {dtype}, one of {', '.join(_DTYPES)} is needed")
+                if name in found:
+                    raise LlamaError(f"{file}: {name} stands in another file as well")
+                found.add(name)
+                places[file].append(name)
+    missing = [name for name in shapes if name not in found]
+    if missing:
+        raise LlamaError(f"{files[0].parent}: {len(missing)} tensors are missing, the first is {missing[0]}")
+    return places
+
+
+def _open(file: Path) -> safe_open:
+    try:
+        return safe_open(file, framework="pt", device="cpu")
+    except (SafetensorError, OSError) as error:
+        raise LlamaError(f"{file}: not a readable safetensors file: {error}") from error

