@@ -9,6 +9,9 @@ INSTALLED := $(VENV)/$(LOCK).installed
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 # A GPU is given to one test process: workers would fill its memory and spoil each other's timings.
 WORKERS ?= $(if $(GPU),0,2)
+# Two workers on two cores: threads of torch's and numpy's own would only wait for each other.
+export OMP_NUM_THREADS = $(if $(GPU),,1)
+export OPENBLAS_NUM_THREADS = $(if $(GPU),,1)
 
 .PHONY: help setup demo test lab
 

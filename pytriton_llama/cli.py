@@ -14,7 +14,12 @@ import typer
 from pytriton_llama.errors import LlamaError
 from pytriton_llama.llama.fetch import DEFAULT
 
-app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="A Llama that runs on Triton kernels.",
+)
 
 Model = Annotated[str, typer.Option(help="A checkpoint's folder, or a name that fetch knows.")]
 Kernels = Annotated[str, typer.Option(help="auto, triton (interpreted on a CPU) or torch (the oracle).")]

@@ -26,10 +26,7 @@ def lock_lines(name: str) -> list[str]:
 
 
 def pins(name: str) -> dict[str, str]:
-    return {
-        canonicalize_name(project): version
-        for project, version in (line.split("==") for line in lock_lines(name))
-    }
+    return {canonicalize_name(project): version for project, version in (line.split("==") for line in lock_lines(name))}
 
 
 def is_gpu_stack(project: str) -> bool:
@@ -74,9 +71,7 @@ def test_locks_pin_every_declared_dependency(lock):
     for requirement in map(Requirement, declared):
         version = pinned.get(canonicalize_name(requirement.name))
         assert version is not None, f"{lock} does not pin {requirement.name}"
-        assert requirement.specifier.contains(version), (
-            f"{lock} pins {version}, but pyproject wants {requirement}"
-        )
+        assert requirement.specifier.contains(version), f"{lock} pins {version}, but pyproject wants {requirement}"
 
 
 def test_locks_differ_only_around_torch():
@@ -128,9 +123,7 @@ def test_toolchain_follows_cc(fake_machine, monkeypatch, cc, missing):
 
 def test_toolchain_imports_neither_torch_nor_triton():
     """Catches an import that makes `make setup` slow, or fail where torch cannot be loaded."""
-    script = (
-        "import runpy, sys; runpy.run_path(sys.argv[1]); assert not {'torch', 'triton'} & set(sys.modules)"
-    )
+    script = "import runpy, sys; runpy.run_path(sys.argv[1]); assert not {'torch', 'triton'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", script, ROOT / "pytriton_llama" / "toolchain.py"], check=True)
 
 
@@ -170,7 +163,5 @@ def test_a_readers_install_collects_the_notebooks(tmp_path):
     cells = subprocess.run(collect, check=True, cwd=tree, stdout=subprocess.PIPE, text=True).stdout
     assert "::Cell " in cells
     where = "import pytriton_llama, torch, triton; print(pytriton_llama.__file__)"
-    out = subprocess.run(
-        [python, "-c", where], check=True, cwd=tmp_path, stdout=subprocess.PIPE, text=True
-    ).stdout
+    out = subprocess.run([python, "-c", where], check=True, cwd=tmp_path, stdout=subprocess.PIPE, text=True).stdout
     assert out.startswith(str(tree))

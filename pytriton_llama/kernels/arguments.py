@@ -51,7 +51,7 @@ def check(op: str, **tensors: torch.Tensor | None) -> None:
 
 
 def as_rows(x: torch.Tensor) -> torch.Tensor:
-    """A non-empty ``x`` as a (rows, columns) matrix whose columns lie side by side; copied only where no view can do it."""
+    """A non-empty ``x`` as a matrix whose columns lie side by side; copied only where no view can do it."""
     rows = x.reshape(-1, x.shape[-1])
     return rows if rows.stride(-1) == 1 else rows.contiguous()
 

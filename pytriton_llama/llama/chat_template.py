@@ -15,7 +15,7 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 from pytriton_llama.errors import LlamaError
 from pytriton_llama.llama.config import read_json
 
-_MAX_LINES = 5_000_000  # of the compiled template; seconds. A long chat takes some ten thousand
+_MAX_LINES = 5_000_000  # of the compiled template, seconds; a long chat runs some ten thousand
 _MARKS = [chr(code) for code in range(0xFDD0, 0xFDF0)]  # Unicode's noncharacters: no text needs them
 
 

@@ -30,7 +30,7 @@ Progress = Callable[[str], object]
 def cache_dir() -> Path:
     """``$PYTRITON_LLAMA_CACHE``, else ``pytriton_llama`` in the user's cache folder."""
     if own := os.environ.get("PYTRITON_LLAMA_CACHE"):
-        return Path(own).expanduser()
+        return Path(os.path.expanduser(own))
     users = os.environ.get("XDG_CACHE_HOME")
     return (Path(users) if users else Path.home() / ".cache") / "pytriton_llama"
 
@@ -38,7 +38,7 @@ def cache_dir() -> Path:
 def resolve(path_or_name: str | Path) -> Path:
     """The folder of a checkpoint: an existing one, or that of a model's name, fetched on first use."""
     name = str(path_or_name)
-    folder = Path(name).expanduser()
+    folder = Path(os.path.expanduser(name))
     if folder.is_dir():
         return folder
     if folder.exists():

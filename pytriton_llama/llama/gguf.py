@@ -48,7 +48,7 @@ def convert(gguf_path: str | Path, folder: str | Path) -> None:
         tokenizer_config = _tokenizer_config(fields)
     except KeyError as error:
         raise LlamaError(f"{gguf_path}: metadata key {error} is missing") from error
-    except LlamaError as error:
+    except Exception as error:  # metadata can be anything
         raise LlamaError(f"{gguf_path}: {error}") from error
     folder.mkdir(parents=True, exist_ok=True)
     _write_weights(reader.tensors, LlamaConfig.from_dict(config), folder / "model.safetensors")
@@ -66,10 +66,6 @@ def _config(fields: dict[str, Any], tied: bool) -> dict[str, Any]:
     if fields["general.architecture"] != "llama":
         raise LlamaError(f"architecture must be llama, got {fields['general.architecture']!r}")
     heads = fields["llama.attention.head_count"]
-    head_dim = fields["llama.embedding_length"] // heads
-    # Both default to what we compute; where they stand, they must say so.
-    if fields.get("llama.rope.dimension_count", head_dim) != head_dim:
-        raise LlamaError(f"llama.rope.dimension_count must be {head_dim}, the size of a head")
     if fields.get("llama.rope.scaling.type", "none") != "none":
         raise LlamaError(f"llama.rope.scaling.type {fields['llama.rope.scaling.type']!r} is not supported")
     if fields.get("llama.expert_count", 0):
@@ -83,7 +79,7 @@ def _config(fields: dict[str, Any], tied: bool) -> dict[str, Any]:
         "num_hidden_layers": fields["llama.block_count"],
         "num_attention_heads": heads,
         "num_key_value_heads": fields.get("llama.attention.head_count_kv", heads),
-        "head_dim": head_dim,
+        "head_dim": fields.get("llama.rope.dimension_count"),  # Llama rotates whole heads
         "hidden_act": "silu",
         "max_position_embeddings": fields["llama.context_length"],
         "rms_norm_eps": _decimal(fields["llama.attention.layer_norm_rms_epsilon"]),

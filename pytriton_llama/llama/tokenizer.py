@@ -80,7 +80,7 @@ class JsonTokenizer:
         return self._encoder.encode(text).ids
 
     def decode(self, ids: Iterable[int]) -> str:
-        return self._decoder.decode([i for i in ids if i not in self.skipped], skip_special_tokens=False)
+        return self._decoder.decode(list(ids), skip_special_tokens=True)
 
     def stream(self) -> Stream:
         return _Stream(self)

@@ -1,0 +1,38 @@
+"""What all kernel tests share: a device, the dtypes it has, and memory that starts as NaN."""
+
+import pytest
+import torch
+
+from pytriton_llama.runtime import interpreted
+
+
+@pytest.fixture(scope="session")
+def device() -> str:
+    return "cpu" if interpreted() else "cuda"
+
+
+@pytest.fixture(params=[torch.float32, torch.float16, torch.bfloat16], ids=["fp32", "fp16", "bf16"])
+def dtype(request) -> torch.dtype:
+    if request.param == torch.bfloat16 and interpreted():
+        pytest.skip("Triton's interpreter computes bfloat16 wrongly")
+    return request.param
+
+
+@pytest.fixture(autouse=True)
+def poisoned_memory():
+    """``torch.empty`` gives NaN: an element that no program writes is seen."""
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    assert torch.empty(3).isnan().all()
+    yield
+    torch.use_deterministic_algorithms(False)
+
+
+@pytest.fixture
+def randn(device):
+    """Normal numbers from the CPU's generator, so that every machine sees the same."""
+    generator = torch.Generator().manual_seed(1337)
+
+    def make(*shape: int, dtype: torch.dtype = torch.float32, scale: float = 1.0) -> torch.Tensor:
+        return (torch.randn(*shape, generator=generator) * scale).to(device, dtype)
+
+    return make

@@ -1,0 +1,104 @@
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pytriton_llama import reference
+from pytriton_llama.kernels import flash_attention
+from pytriton_llama.runtime import interpreted
+from tests.tolerances import TOLERANCE, assert_close
+
+# Attention rounds its probabilities to 16 bits before the second product; in fp32 the scores' rounding is amplified
+# by exp. Twice the tolerance of one rounding covers either.
+ATTENTION = {dtype: 2 * tolerance for dtype, tolerance in TOLERANCE.items()}
+
+
+def check(q, k, v, **options):
+    o, lse = flash_attention(q, k, v, return_lse=True, **options)
+    oracle, oracle_lse = reference.flash_attention(q.double(), k.double(), v.double(), return_lse=True, **options)
+    assert o.dtype == q.dtype
+    error = (o.double() - oracle).abs()
+    # Outputs are averages of v: errors are measured against v's size, not against an average that may cancel.
+    largest = v.double().abs().amax() if v.numel() else 0.0
+    assert bool((error <= ATTENTION[q.dtype] * (oracle.abs() + largest)).all()), error.max()
+    assert_close(lse, oracle_lse)
+
+
+@pytest.mark.parametrize("head_dim", [16, 32, 64, 80, 96, 128, 256])
+@pytest.mark.parametrize("causal", [False, True])
+def test_head_dims(head_dim, causal, dtype, randn):
+    """Catches head_dim taken as a power of two: the padding of 80 and 96 must be neither read nor written."""
+    q, k, v = randn(2, 4, 70, head_dim, dtype=dtype), *(randn(2, 2, 70, head_dim, dtype=dtype) for _ in range(2))
+    check(q, k, v, causal=causal)
+
+
+@pytest.mark.parametrize(
+    "lengths", [(1, 1), (1, 300), (300, 1), (257, 511), (300, 40), (128, 128), (600, 600)], ids=str
+)
+@pytest.mark.parametrize("options", [{}, {"causal": True}, {"causal": True, "window": 33}], ids=str)
+def test_lengths(lengths, options, randn):
+    """Catches an off-by-one diagonal, causal aligned to the start instead of the end, 0 / 0 for a query without keys,
+    a skipped or twice counted tile at the window's or the diagonal's edge."""
+    q, k, v = randn(1, 2, lengths[0], 32), randn(1, 2, lengths[1], 32), randn(1, 2, lengths[1], 32)
+    check(q, k, v, **options)
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    length_q=st.integers(1, 400),
+    length_k=st.integers(0, 700),
+    window=st.none() | st.integers(1, 500),
+    group=st.integers(1, 5),
+    causal=st.booleans(),
+)
+def test_any_shape(length_q, length_k, window, group, causal):
+    """Catches whatever combination of the above nobody thought of."""
+    generator = torch.Generator().manual_seed(length_q * 1000 + length_k)
+    device = "cpu" if interpreted() else "cuda"
+    q = torch.randn(1, 2 * group, length_q, 32, generator=generator).to(device)
+    k, v = (torch.randn(1, 2, length_k, 32, generator=generator).to(device) for _ in range(2))
+    check(q, k, v, causal=causal, window=window if causal else None)
+
+
+@pytest.mark.parametrize("heads", [(8, 8), (9, 3), (8, 1)], ids=str)
+def test_groups(heads, dtype, randn):
+    """Catches query heads dealt out round robin instead of in runs."""
+    q = randn(2, heads[0], 50, 64, dtype=dtype)
+    check(q, *(randn(2, heads[1], 50, 64, dtype=dtype) for _ in range(2)), causal=True)
+
+
+def test_scores_below_zero(randn):
+    """Catches a running maximum that starts at 0: with every score near −200 each exp would be 0."""
+    q, k = randn(1, 1, 40, 32).abs(), -randn(1, 1, 300, 32).abs()
+    check(q, k, randn(1, 1, 300, 32), scale=8.0)
+
+
+def test_strides(randn):
+    """Catches strides mixed up between q, k and v: each has a layout of its own."""
+    q = randn(2, 60, 4, 32).transpose(1, 2)
+    k, v = randn(2, 2, 80, 64)[..., :32], randn(80, 2, 2, 32).permute(1, 2, 0, 3)
+    check(q, k, v, causal=True, scale=0.3)
+
+
+def test_neighbours_do_not_leak(randn):
+    """Catches a read across the end of one sequence or head into the next."""
+    q, k, v = randn(2, 2, 33, 32), randn(2, 2, 33, 32), randn(2, 2, 33, 32)
+    alone = flash_attention(q[:1], k[:1], v[:1], causal=True)
+    k[1], v[1] = float("nan"), float("nan")
+    assert torch.equal(flash_attention(q, k, v, causal=True)[:1], alone)
+
+
+def test_bad_arguments_are_named(randn):
+    """Catches an error from deep inside Triton, or garbage, where one line would do."""
+    q, k = randn(1, 4, 8, 32), randn(1, 2, 8, 32)
+    for match, arguments, options in (
+        ("multiple", (q, k.repeat(1, 3, 1, 1)[:, :3], k.repeat(1, 3, 1, 1)[:, :3]), {}),
+        ("head_dim is 8", (q[..., :8], k[..., :8], k[..., :8]), {}),
+        ("needs causal", (q, k, k), {"window": 4}),
+        ("positive", (q, k, k), {"window": 0, "causal": True}),
+        ("must agree", (q, k, k[:, :, :5]), {}),
+        ("last stride", (q, k.transpose(2, 3).contiguous().transpose(2, 3), k), {}),
+    ):
+        with pytest.raises(ValueError, match=match):
+            flash_attention(*arguments, **options)
+    assert flash_attention(q[:, :, :0], k, k).shape == (1, 4, 0, 32)

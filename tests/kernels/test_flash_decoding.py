@@ -1,0 +1,70 @@
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pytriton_llama import reference
+from pytriton_llama.kernels import flash_decoding, tiles
+from pytriton_llama.runtime import interpreted
+from tests.tolerances import TOLERANCE
+
+
+def check(q, k, v, lengths, **options):
+    o = flash_decoding(q, k, v, lengths, **options)
+    oracle = reference.flash_decoding(q.double(), k.double(), v.double(), lengths, **options)
+    error = (o.double() - oracle).abs()
+    largest = v.double().abs().nan_to_num(0.0).amax()
+    assert bool((error <= 2 * TOLERANCE[q.dtype] * (oracle.abs() + largest)).all()), error.max()
+
+
+def inputs(randn, dtype, batch, heads, kv_heads, max_length, head_dim, lengths):
+    q = randn(batch, heads, head_dim, dtype=dtype)
+    k, v = (randn(batch, kv_heads, max_length, head_dim, dtype=dtype) for _ in range(2))
+    for b, length in enumerate(lengths):  # no one has written there yet
+        k[b, :, length:], v[b, :, length:] = float("nan"), float("nan")
+    return q, k, v, torch.tensor(lengths, dtype=torch.int32, device=q.device)
+
+
+@pytest.mark.parametrize("head_dim", [16, 64, 80, 128, 256])
+@pytest.mark.parametrize("heads", [(4, 4), (9, 3), (8, 1)], ids=str)
+def test_lengths_of_their_own(head_dim, heads, dtype, randn):
+    """Catches what lies beyond a length leaking in (it is NaN), 0 / 0 for length 0, one length used for all."""
+    check(*inputs(randn, dtype, 5, *heads, 300, head_dim, [0, 1, 17, 299, 300]))
+
+
+@pytest.mark.parametrize("splits", [1, 2, 8, 64])
+def test_splits(splits, monkeypatch, randn):
+    """Catches splits that overlap, leave keys out, or are empty and merge as NaN (64 splits of 1, 40, 500 keys)."""
+    tile = {"BLOCK_N": 16, "BLOCK_D": 32, "SPLITS": splits}
+    monkeypatch.setattr(tiles, "flash_decoding", lambda *_: tile)
+    arguments = inputs(randn, torch.float32, 4, 6, 2, 500, 32, [0, 1, 40, 500])
+    check(*arguments)
+    check(*arguments, window=37, scale=0.5)
+
+
+@settings(max_examples=20, deadline=None)
+@given(
+    lengths=st.lists(st.integers(0, 200), min_size=1, max_size=3),
+    window=st.none() | st.integers(1, 250),
+    group=st.integers(1, 20),
+)
+def test_any_shape(lengths, window, group):
+    """Catches a group larger than the smallest tile, and a window that reaches past the beginning."""
+    generator = torch.Generator().manual_seed(sum(lengths) * 100 + group)
+    device = "cpu" if interpreted() else "cuda"
+
+    def randn(*shape, dtype):
+        return torch.randn(*shape, generator=generator).to(device, dtype)
+
+    check(*inputs(randn, torch.float32, len(lengths), 2 * group, 2, 200, 32, lengths), window=window)
+
+
+def test_bad_arguments_are_named(randn):
+    """Catches lengths in int64, and a cache in another layout."""
+    q, k, v, lengths = inputs(randn, torch.float32, 2, 4, 2, 30, 32, [3, 30])
+    with pytest.raises(TypeError, match="int32"):
+        flash_decoding(q, k, v, lengths.long())
+    with pytest.raises(ValueError, match="agree with q"):
+        flash_decoding(q, k.transpose(1, 2), v, lengths)
+    with pytest.raises(ValueError, match="must be positive"):
+        flash_decoding(q, k, v, lengths, window=0)

@@ -1,0 +1,38 @@
+import pytest
+import torch
+
+from pytriton_llama import reference
+from pytriton_llama.kernels import layer_norm
+from tests.tolerances import assert_close
+
+
+@pytest.mark.parametrize("shape", [(1, 16), (3, 576), (2, 5, 127), (40, 1000), (2, 8193)], ids=str)
+def test_layer_norm(shape, dtype, randn):
+    """Catches padding counted into mean or variance, n − 1 instead of n, eps outside the root, a forgotten bias."""
+    x = randn(*shape, dtype=dtype, scale=0.1)
+    weight, bias = randn(shape[-1], dtype=dtype), randn(shape[-1], dtype=dtype)
+    oracle = reference.layer_norm(x.double(), weight.double(), bias.double(), 1e-3)
+    assert_close(layer_norm(x, weight, bias, 1e-3), oracle)
+
+
+def test_large_mean(randn):
+    """Catches E[x²] − E[x]²: with mean 4096 and deviation 1 it loses all its digits."""
+    x = randn(8, 512) + 4096
+    weight, bias = torch.ones(512, device=x.device), torch.zeros(512, device=x.device)
+    # The oracle sees the same rounded inputs; what is left is the rounding of the mean, 2⁻¹² of the deviation.
+    oracle = reference.layer_norm(x.double(), weight.double(), bias.double())
+    assert (layer_norm(x, weight, bias).double() - oracle).abs().max() < 1e-3
+
+
+def test_constant_row(randn):
+    """Catches a variance that comes out negative: its root would be NaN."""
+    x = torch.full((3, 100), 0.1, device=randn(1).device)
+    bias = randn(100)
+    assert_close(layer_norm(x, torch.ones_like(bias), bias), bias.expand(3, 100))
+
+
+def test_empty_and_bad_arguments(randn):
+    """Catches a launch with an empty grid, and a bias that broadcasts by accident."""
+    assert layer_norm(randn(0, 8), randn(8), randn(8)).shape == (0, 8)
+    with pytest.raises(ValueError, match="bias"):
+        layer_norm(randn(3, 8), randn(8), randn(1))

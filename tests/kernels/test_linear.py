@@ -1,0 +1,64 @@
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pytriton_llama import reference
+from pytriton_llama.kernels import linear
+from pytriton_llama.runtime import interpreted
+from tests.tolerances import assert_close
+
+BIG = 1 if interpreted() else 8  # the interpreter's tiles are large, and its time is short
+
+
+@pytest.mark.parametrize("shape", [(1, 1, 1), (1, 192, 576), (17, 129, 65), (130, 200 * BIG, 96 * BIG)], ids=str)
+@pytest.mark.parametrize("activation", [None, "gelu_tanh", "silu"])
+def test_epilogue(shape, activation, dtype, randn):
+    """Catches a missing mask along M, N or K, a bias added after the activation, a residual before it, and TF32."""
+    M, N, K = shape
+    x, weight = randn(M, K, dtype=dtype), randn(N, K, dtype=dtype, scale=K**-0.5)
+    bias, residual = randn(N, dtype=dtype), randn(M, N, dtype=dtype)
+    inputs = (x, weight, bias, residual)
+    wide = [t.double() for t in inputs]
+    oracle = reference.linear(wide[0], wide[1], wide[2], activation, wide[3])
+    assert_close(linear(x, weight, bias, activation, residual), oracle)
+
+
+@settings(max_examples=20, deadline=None)
+@given(M=st.integers(0, 150), N=st.integers(0, 150), K=st.integers(0, 150))
+def test_any_shape(M, N, K):
+    """Catches K not a multiple of the tile, a last group of tiles shorter than GROUP_M, K = 0 left unwritten."""
+    generator = torch.Generator().manual_seed(M * 151 * 151 + N * 151 + K)
+    device = "cpu" if interpreted() else "cuda"
+    x = torch.randn(M, K, generator=generator).to(device)
+    weight, bias = (torch.randn(*s, generator=generator).to(device) for s in ((N, K), (N,)))
+    assert_close(linear(x, weight, bias), reference.linear(x.double(), weight.double(), bias.double()))
+
+
+def test_strides_and_leading_dimensions(randn):
+    """Catches a weight read as if contiguous (a transposed view), and rows of x or residual likewise."""
+    x = randn(3, 40, 5).transpose(1, 2)  # (3, 5, 40), columns 5 apart
+    weight, residual = randn(40, 30).t(), randn(5, 3, 30).transpose(0, 1)
+    oracle = reference.linear(x.double(), weight.double(), residual=residual.double())
+    assert_close(linear(x, weight, residual=residual), oracle)
+
+
+def test_what_lies_past_k_is_not_read(randn):
+    """Catches one side masked along K and the other not: 0 · NaN is NaN."""
+    x, weight = randn(20, 64), randn(30, 64)
+    x[:, 50:], weight[:, 50:] = float("nan"), float("nan")
+    oracle = reference.linear(x[:, :50].double(), weight[:, :50].double())
+    assert_close(linear(x[:, :50], weight[:, :50]), oracle)
+
+
+def test_bad_arguments_are_named(randn):
+    """Catches an error from deep inside Triton, or garbage, where one line would do."""
+    x, weight = randn(4, 8), randn(6, 8)
+    for match, arguments in {
+        "last dimension must be 8": (randn(4, 7), weight),
+        "bias is": (x, weight, randn(8)),
+        "relu": (x, weight, None, "relu"),
+        "residual is": (x, weight, None, None, randn(1, 6)),
+    }.items():
+        with pytest.raises(ValueError, match=match):
+            linear(*arguments)

@@ -1,0 +1,229 @@
+"""What no committed notebook may contain. Whether its outputs are right is for ``pytest --nbval notebooks/`` to say.
+
+Each check is a function from a notebook to its complaints. It is run over every notebook, and over a small good one
+into which a single fault was planted: that very check must complain, and no other.
+"""
+
+import json
+import re
+from collections.abc import Callable
+from copy import deepcopy
+from pathlib import Path
+from urllib.parse import unquote
+
+import nbformat
+import pytest
+from nbformat import NotebookNode
+from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
+
+ROOT = Path(__file__).parents[2]
+NOTEBOOKS = sorted((ROOT / "notebooks").rglob("*.ipynb"))
+MAX_OUTPUT_BYTES = 2**20
+
+Check = Callable[[NotebookNode, Path], list[str]]
+
+# A path that starts at the root: under a folder that machines have, or anything of two parts. Not a URL's path, a
+# fraction (tokens/s), a relative path or a closing tag.
+_MACHINE_PATH = re.compile(
+    r"(?<![\w.:/<~)\]}-])/(?:(?:home|root|tmp|usr|var|opt|mnt|srv|work|workspace|content|Users)\b|[\w.-]+/[\w.-])"
+    r"|\b[A-Z]:\\\w\w"
+)
+_CODE_IN_MARKDOWN = re.compile(r"```.*?```|~~~.*?~~~|`[^`\n]*`", re.DOTALL)
+_LINK = re.compile(
+    r"\]\(\s*<?([^)>\s]+)[^)]*\)|\b(?:src|href)\s*=\s*[\"']([^\"']+)[\"']|^\[[^\]]+\]:\s*(\S+)", re.MULTILINE
+)
+_REMOTE = re.compile(r"(?:https?|mailto|attachment|data):|#")
+
+
+def code_cells(notebook: NotebookNode) -> list[tuple[int, NotebookNode]]:
+    """The code cells that have code, with their places in the notebook."""
+    return [(i, c) for i, c in enumerate(notebook.cells) if c.cell_type == "code" and c.source.strip()]
+
+
+def outputs(notebook: NotebookNode) -> list[tuple[int, NotebookNode]]:
+    return [(i, output) for i, cell in code_cells(notebook) for output in cell.outputs]
+
+
+def texts(output: NotebookNode) -> list[str]:
+    """What a reader can read in an output; base64 of pictures is not text."""
+    data = output.get("data", {})
+    found = [v if isinstance(v, str) else json.dumps(v) for k, v in data.items() if k != "image/png"]
+    return [*found, output.get("text", ""), *output.get("traceback", [])]
+
+
+def unexecuted(notebook: NotebookNode, path: Path) -> list[str]:
+    """Catches a cell that was edited or added and then committed without running it: its reader sees no result."""
+    return [f"cell {i} was not executed" for i, c in code_cells(notebook) if c.execution_count is None]
+
+
+def out_of_order(notebook: NotebookNode, path: Path) -> list[str]:
+    """Catches outputs of a session in which cells were run twice or in another order: they may not come again."""
+    counts = [c.execution_count for _, c in code_cells(notebook)]
+    # A cell that was not executed is the check above's.
+    wrong = any(count not in (n, None) for n, count in enumerate(counts, 1))
+    return [f"execution counts are {counts}, not 1, 2, 3, …"] if wrong else []
+
+
+def errors(notebook: NotebookNode, path: Path) -> list[str]:
+    """Catches a traceback committed as an output; strict nbval would even insist on it."""
+    return [f"cell {i} ended in {o.ename}" for i, o in outputs(notebook) if o.output_type == "error"]
+
+
+def machine_paths(notebook: NotebookNode, path: Path) -> list[str]:
+    """Catches a warning or a repr that tells where its author's files lie; it differs on every machine."""
+    return [
+        f"cell {i} shows a path of one machine: {found[0]}"
+        for i, output in outputs(notebook)
+        for text in texts(output)
+        if (found := _MACHINE_PATH.search(text))
+    ]
+
+
+def large_outputs(notebook: NotebookNode, path: Path) -> list[str]:
+    """Catches a picture of too many dots, or an interactive one with its library inside: every clone carries it."""
+    sizes = [(i, len(json.dumps(output, ensure_ascii=False).encode())) for i, output in outputs(notebook)]
+    return [f"cell {i} has an output of {size} bytes" for i, size in sizes if size > MAX_OUTPUT_BYTES]
+
+
+def dead_links(notebook: NotebookNode, path: Path) -> list[str]:
+    """Catches a link to a file that was renamed, not written yet, or present on the author's machine alone."""
+    complaints = []
+    for i, cell in enumerate(notebook.cells):
+        if cell.cell_type != "markdown":
+            continue
+        # `kernel[grid](x)` in code is no link.
+        for match in _LINK.finditer(_CODE_IN_MARKDOWN.sub("", cell.source)):
+            target = match[1] or match[2] or match[3]
+            if _REMOTE.match(target):
+                continue
+            file = (path.parent / unquote(target.split("#")[0])).resolve()
+            if not file.exists() or not file.is_relative_to(ROOT):
+                complaints.append(f"cell {i} links to {target}, which is not in the repository")
+    return complaints
+
+
+def unshown_figures(notebook: NotebookNode, path: Path) -> list[str]:
+    """Catches a plot that ends in ``ax.plot(…)``: nbval compares the list of lines shown beside it, address and all."""
+    return [
+        f"cell {i} makes a figure but does not end in plt.show()"
+        for i, cell in code_cells(notebook)
+        if any(k.startswith("image/") for o in cell.outputs for k in o.get("data", {}))
+        and cell.source.rstrip().splitlines()[-1].strip() != "plt.show()"
+    ]
+
+
+def mostly_ignored(notebook: NotebookNode, path: Path) -> list[str]:
+    """Catches a notebook made green by taking its outputs out of the comparison. Silent cells don't count."""
+    shown = [c for _, c in code_cells(notebook) if c.outputs]
+    marks = re.compile(r"^\s*#\s*(NBVAL_IGNORE_OUTPUT|NBVAL_SKIP|PYTEST_VALIDATE_IGNORE_OUTPUT)\b", re.MULTILINE)
+    ignored = sum(
+        bool({"nbval-ignore-output", "nbval-skip"} & set(c.metadata.get("tags", [])) or marks.search(c.source))
+        for c in shown
+    )
+    compared = len(shown) - ignored
+    return [f"{ignored} outputs are ignored, only {compared} compared"] if shown and ignored >= compared else []
+
+
+def timings(notebook: NotebookNode, path: Path) -> list[str]:
+    """Catches times of execution in the metadata: running the notebook again would change every cell."""
+    return [f"cell {i} keeps its times of execution" for i, c in code_cells(notebook) if "execution" in c.metadata]
+
+
+CHECKS: list[Check] = [
+    unexecuted,
+    out_of_order,
+    errors,
+    machine_paths,
+    large_outputs,
+    dead_links,
+    unshown_figures,
+    mostly_ignored,
+    timings,
+]
+
+
+def test_there_are_notebooks():
+    """Catches a moved folder, in which every check below would pass over nothing."""
+    assert NOTEBOOKS
+
+
+@pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.__name__)
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_notebook(path: Path, check: Check):
+    """Catches what the check's own docstring says."""
+    assert check(nbformat.read(path, as_version=4), path) == []
+
+
+def good() -> NotebookNode:
+    """Passes every check, with what a careless check would take for a fault."""
+    prose = (
+        "[there](../README.md#first), [far](https://example.org/a/b), [here](#top), `kernel[grid](x)`\n\n"
+        "```python\nkernel[grid](x)\n```\n"
+    )
+    text = "5 tokens/s, 1/2, ../relative/path, ~/.cache/x, https://example.org/tmp/x and </b></i>\n"
+    figure = new_output("display_data", {"image/png": "aaaa/tmp/", "text/plain": "<Figure size 640x480>"})
+    cells = [
+        new_markdown_cell(prose),
+        new_code_cell("x = 1", execution_count=1),
+        new_code_cell("print(text)", execution_count=2, outputs=[new_output("stream", text=text)]),
+        new_code_cell("plt.plot(x)\nplt.show()", execution_count=3, outputs=[figure]),
+        new_code_cell("print(t)", execution_count=4, outputs=[new_output("stream", text="0.1 s\n")]),
+        new_code_cell("", execution_count=None),
+    ]
+    cells[4].metadata["tags"] = ["nbval-ignore-output"]
+    return new_notebook(cells=cells)
+
+
+def _set(cell: int, **values) -> Callable[[NotebookNode], None]:
+    return lambda notebook: notebook.cells[cell].update(values)
+
+
+def _print(text: str) -> Callable[[NotebookNode], None]:
+    return _set(2, outputs=[new_output("stream", text=text)])
+
+
+FAULTS: list[tuple[Check, str, Callable[[NotebookNode], None]]] = [
+    (unexecuted, "never run", _set(1, execution_count=None)),
+    (out_of_order, "run again", _set(1, execution_count=7)),
+    (out_of_order, "swapped", lambda n: (_set(1, execution_count=2)(n), _set(2, execution_count=1)(n))[0]),
+    (errors, "traceback", _set(2, outputs=[new_output("error", ename="E", evalue="", traceback=["E"])])),
+    (machine_paths, "home", _print("loaded from /home/me\n")),
+    (machine_paths, "kernel's temporary file", _print("/tmp/ipykernel_1/2.py:3: UserWarning\n")),
+    (machine_paths, "in quotes", _print("PosixPath('/data/models/x')\n")),
+    (machine_paths, "Windows", _print("C:\\Users\\me\n")),
+    (machine_paths, "a repr", _set(2, outputs=[new_output("display_data", {"text/html": "<b>/root/x</b>"})])),
+    (large_outputs, "1 MB and more", _print("x" * (MAX_OUTPUT_BYTES + 1))),
+    (dead_links, "missing file", _set(0, source="[next](12_nothing.ipynb)")),
+    (dead_links, "by reference", _set(0, source="[next][1]\n\n[1]: 12_nothing.ipynb")),
+    (dead_links, "missing picture", _set(0, source='<img src="figures/nothing.png">')),
+    (dead_links, "outside the repository", _set(0, source="[x](../..)")),
+    (unshown_figures, "ends in a plot", _set(3, source="plt.show()\nplt.plot(x)")),
+    (unshown_figures, "ends in a semicolon", _set(3, source="plt.show();")),
+    (mostly_ignored, "as many as compared", _set(3, metadata={"tags": ["nbval-skip"]})),
+    (mostly_ignored, "by a comment", _set(2, source="# NBVAL_IGNORE_OUTPUT\nprint(text)")),
+    (timings, "nbclient's", _set(2, metadata={"execution": {"shell.execute_reply": "2020-01-01T00:00:00Z"}})),
+]
+
+
+def test_a_good_notebook_has_no_complaints():
+    """Catches a check that is too eager: a URL's path or tokens/s as a machine's path, a launch as a link."""
+    path = ROOT / "notebooks" / "good.ipynb"
+    assert [complaint for check in CHECKS for complaint in check(good(), path)] == []
+
+
+@pytest.mark.parametrize(
+    ("check", "plant"),
+    [(check, plant) for check, _, plant in FAULTS],
+    ids=[f"{check.__name__}: {name}" for check, name, _ in FAULTS],
+)
+def test_a_planted_fault_is_caught(check: Check, plant: Callable[[NotebookNode], None]):
+    """Catches a check that has gone blind, and one that complains about what is another's to say."""
+    notebook = deepcopy(good())
+    plant(notebook)
+    path = ROOT / "notebooks" / "bad.ipynb"
+    assert {c.__name__ for c in CHECKS if c(notebook, path)} == {check.__name__}
+
+
+def test_every_check_has_a_planted_fault():
+    """Catches a check added without showing that it can fail."""
+    assert {check.__name__ for check, _, _ in FAULTS} == {check.__name__ for check in CHECKS}

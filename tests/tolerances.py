@@ -1,0 +1,30 @@
+"""The one table of tolerances, and the comparison that uses it."""
+
+import torch
+
+# Against an oracle in float64 over the same inputs. 16-bit results are rounded once or twice (half an ulp is 2⁻¹¹ and
+# 2⁻⁸ of a value); float32 results carry the rounding of sums of up to a few thousand products.
+TOLERANCE = {torch.float32: 5e-6, torch.float16: 1e-3, torch.bfloat16: 8e-3}
+
+
+def assert_close(actual: torch.Tensor, oracle: torch.Tensor, dtype: torch.dtype | None = None) -> None:
+    """Each element within the tolerance of itself and of its row's largest; NaN and infinities in the same places.
+
+    ``dtype`` is the one computed in, where it is not that of ``actual``.
+    """
+    assert actual.shape == oracle.shape, f"shape {tuple(actual.shape)}, oracle {tuple(oracle.shape)}"
+    actual, tolerance = actual.cpu(), TOLERANCE[dtype or actual.dtype]
+    oracle = oracle.cpu().to(torch.float64)
+    finite = oracle.isfinite()
+    torch.testing.assert_close(actual[~finite].double(), oracle[~finite], rtol=0, atol=0, equal_nan=True)
+    known = torch.where(finite, oracle, 0.0).abs()
+    bound = tolerance * (known + (known.amax(-1, keepdim=True) if known.numel() else known))
+    # Written so that a NaN in `actual` fails.
+    wrong = finite & ~((actual.double() - oracle).abs() <= bound)
+    if wrong.any():
+        worst = torch.where(wrong, (actual.double() - oracle).abs(), 0.0).nan_to_num(float("inf")).argmax()
+        where = tuple(int(i) for i in torch.unravel_index(worst, actual.shape))
+        raise AssertionError(
+            f"{int(wrong.sum())} of {wrong.numel()} elements are off; the worst, at {where}, is {actual[where]}, "
+            f"not {oracle[where]}, with a bound of {bound[where]:.2g}"
+        )
