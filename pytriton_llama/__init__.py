@@ -9,6 +9,7 @@ from pytriton_llama import runtime
 runtime.decide()
 
 __all__ = ["Llama"]
+__version__ = "0.1.0"
 
 
 def __getattr__(name: str):

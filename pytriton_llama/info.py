@@ -1,10 +1,12 @@
 """What ``pytriton-llama info`` prints."""
 
 import platform
-from importlib.metadata import version
 
+import numpy
 import torch
+import triton
 
+import pytriton_llama
 from pytriton_llama.llama.device import DTYPES, runs_bfloat16
 from pytriton_llama.runtime import interpreted
 from pytriton_llama.toolchain import missing_for_triton
@@ -12,7 +14,7 @@ from pytriton_llama.toolchain import missing_for_triton
 
 def lines() -> list[str]:
     """GPU, free memory, versions, where kernels run, which dtypes run there."""
-    found = [f"{name} {version(name)}" for name in ("pytriton_llama", "torch", "triton", "numpy")]
+    found = [f"{package.__name__} {package.__version__}" for package in (pytriton_llama, torch, triton, numpy)]
     out = [f"versions    Python {platform.python_version()}, {', '.join(found)}"]
     if torch.cuda.is_available():
         for i in range(torch.cuda.device_count()):

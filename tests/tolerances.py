@@ -7,18 +7,21 @@ import torch
 TOLERANCE = {torch.float32: 5e-6, torch.float16: 1e-3, torch.bfloat16: 8e-3}
 
 
-def assert_close(actual: torch.Tensor, oracle: torch.Tensor, dtype: torch.dtype | None = None) -> None:
-    """Each element within the tolerance of itself and of its row's largest; NaN and infinities in the same places.
+def assert_close(actual: torch.Tensor, oracle: torch.Tensor, size: torch.Tensor | None = None) -> None:
+    """Each element within the tolerance of itself and of ``size``; NaN and infinities in the same places.
 
-    ``dtype`` is the one computed in, where it is not that of ``actual``.
+    ``size`` is how large the numbers were that were added up, since a sum may cancel and keep their rounding; by
+    default that of the row's largest element.
     """
     assert actual.shape == oracle.shape, f"shape {tuple(actual.shape)}, oracle {tuple(oracle.shape)}"
-    actual, tolerance = actual.cpu(), TOLERANCE[dtype or actual.dtype]
+    actual, tolerance = actual.cpu(), TOLERANCE[actual.dtype]
     oracle = oracle.cpu().to(torch.float64)
     finite = oracle.isfinite()
     torch.testing.assert_close(actual[~finite].double(), oracle[~finite], rtol=0, atol=0, equal_nan=True)
     known = torch.where(finite, oracle, 0.0).abs()
-    bound = tolerance * (known + (known.amax(-1, keepdim=True) if known.numel() else known))
+    if size is None:
+        size = known.amax(-1, keepdim=True) if known.numel() else known
+    bound = tolerance * (known + size.cpu().double())
     # Written so that a NaN in `actual` fails.
     wrong = finite & ~((actual.double() - oracle).abs() <= bound)
     if wrong.any():
