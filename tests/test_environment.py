@@ -161,7 +161,7 @@ def test_a_readers_install_collects_the_notebooks(tmp_path):
 
     collect = [python, "-m", "pytest", "--nbval", "notebooks/", "--collect-only"]
     cells = subprocess.run(collect, check=True, cwd=tree, stdout=subprocess.PIPE, text=True).stdout
-    assert "::Cell " in cells
+    assert re.search(r"\d+ tests collected", cells)
     where = "import pytriton_llama, torch, triton; print(pytriton_llama.__file__)"
     out = subprocess.run([python, "-c", where], check=True, cwd=tmp_path, stdout=subprocess.PIPE, text=True).stdout
     assert out.startswith(str(tree))
