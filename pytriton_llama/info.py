@@ -7,8 +7,9 @@ import torch
 import triton
 
 import pytriton_llama
-from pytriton_llama.llama.device import DTYPES, runs_bfloat16
-from pytriton_llama.runtime import interpreted
+from pytriton_llama import interpreter
+from pytriton_llama.llama.device import DTYPES
+from pytriton_llama.runtime import interpreted, runs_bfloat16
 from pytriton_llama.toolchain import missing_for_triton
 
 
@@ -24,13 +25,13 @@ def lines() -> list[str]:
             out.append(f"GPU {i}       {name}, sm_{major}{minor}, {free / 2**30:.1f} of {total / 2**30:.1f} GiB free")
     else:
         out.append("GPU         none that torch can use")
-    if interpreted():
-        out.append("kernels     interpreted on the CPU (Triton's interpreter)")
-        out.append("dtypes      float32, float16 (the interpreter computes bfloat16 wrongly); --kernels torch: all")
-    else:
+    if not interpreted():
         out.append("kernels     compiled for the GPU")
-        bfloat16 = runs_bfloat16(torch.device("cuda"))
-        out.append("dtypes      " + ", ".join(d for d in DTYPES if bfloat16 or d != "bfloat16"))
         if missing := missing_for_triton():
             out.append(f"missing     {missing}")
+    else:
+        which = "fast" if interpreter.enabled() else "stock"
+        out.append(f"kernels     interpreted on the CPU (the {which} interpreter)")
+    bfloat16 = runs_bfloat16(torch.device("cpu" if interpreted() else "cuda"))
+    out.append("dtypes      " + ", ".join(name for name in DTYPES if bfloat16 or name != "bfloat16"))
     return out

@@ -4,12 +4,18 @@ Triton reads ``TRITON_INTERPRET`` while it is being imported, and never again, s
 ``pytriton_llama`` is imported, before ``triton`` is.
 """
 
+import functools
+import importlib.abc
 import importlib.util
 import os
 import runpy
 import sys
 import warnings
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import torch
 
 
 def _torch_sees_gpu() -> bool:
@@ -26,18 +32,49 @@ def _torch_sees_gpu() -> bool:
 
 
 def decide() -> None:
-    """Set ``TRITON_INTERPRET=1`` where no GPU can run the kernels; what the user set stays."""
-    if "TRITON_INTERPRET" in os.environ or _torch_sees_gpu():
-        return
-    os.environ["TRITON_INTERPRET"] = "1"
-    # A GPU does not warn of log2(0) = −inf or of a NaN in a masked-off row; neither should its stand-in.
-    warnings.filterwarnings("ignore", category=RuntimeWarning, module="triton.runtime.interpreter")
+    """Set ``TRITON_INTERPRET=1`` where no GPU can run the kernels; what the user set stays.
+
+    Where kernels are interpreted, by us: see :mod:`pytriton_llama.interpreter`.
+    """
+    if "TRITON_INTERPRET" not in os.environ and not _torch_sees_gpu():
+        os.environ["TRITON_INTERPRET"] = "1"
+        if "triton" in sys.modules and not interpreted():
+            warnings.warn(
+                "triton was imported before pytriton_llama, so its interpreter is off and kernels cannot run on this "
+                "machine without a GPU: import pytriton_llama first, or set TRITON_INTERPRET=1",
+                stacklevel=3,
+            )
     if "triton" in sys.modules:
-        warnings.warn(
-            "triton was imported before pytriton_llama, so its interpreter is off and kernels cannot run on this "
-            "machine without a GPU: import pytriton_llama first, or set TRITON_INTERPRET=1",
-            stacklevel=3,
-        )
+        _enable_fast_interpreter()
+    else:
+        sys.meta_path.insert(0, _AfterTriton())
+
+
+class _AfterTriton(importlib.abc.MetaPathFinder):
+    """Turns the fast interpreter on once triton has been imported, so that importing us does not import triton."""
+
+    def find_spec(self, name, path, target=None):
+        if name != "triton":
+            return None
+        sys.meta_path.remove(self)
+        spec = importlib.util.find_spec(name)
+        if spec is not None and spec.loader is not None:
+            execute = spec.loader.exec_module
+
+            def execute_then_enable(module):
+                execute(module)
+                _enable_fast_interpreter()
+
+            spec.loader.exec_module = execute_then_enable  # type: ignore[method-assign]
+        return spec
+
+
+def _enable_fast_interpreter() -> None:
+    from pytriton_llama import interpreter
+
+    # A GPU does not warn of log2(0) = −inf or of a NaN in a masked-off row; the stock interpreter should not either.
+    warnings.filterwarnings("ignore", category=RuntimeWarning, module="triton.runtime.interpreter")
+    interpreter.enable()
 
 
 def interpreted() -> bool:
@@ -45,3 +82,20 @@ def interpreted() -> bool:
     import triton
 
     return bool(triton.knobs.runtime.interpret)
+
+
+def runs_bfloat16(device: "torch.device") -> bool:
+    """Whether kernels on the device compute in bfloat16: a GPU from sm_80 on; our interpreter, not Triton's own."""
+    if device.type == "cuda":
+        return _capability(device) >= (8, 0)
+    from pytriton_llama import interpreter
+
+    # Triton's own multiplies bf16's bit patterns, and cuts stores off instead of rounding.
+    return interpreter.enabled()
+
+
+@functools.cache
+def _capability(device: "torch.device") -> tuple[int, int]:
+    import torch
+
+    return torch.cuda.get_device_capability(device)

@@ -1,17 +1,10 @@
 """What every wrapper asks of its tensors before it launches anything."""
 
-import functools
-
 import torch
 
-from pytriton_llama.runtime import interpreted
+from pytriton_llama.runtime import interpreted, runs_bfloat16
 
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
-
-
-@functools.cache
-def _has_bf16(device_index: int) -> bool:
-    return torch.cuda.get_device_capability(device_index) >= (8, 0)
 
 
 def check(op: str, **tensors: torch.Tensor | None) -> None:
@@ -38,16 +31,13 @@ def check(op: str, **tensors: torch.Tensor | None) -> None:
     if interpreted():
         if first.device.type != "cpu":
             raise ValueError(f"{op}: {first_name} is on {first.device}, but kernels are interpreted on the CPU here")
-        if first.dtype == torch.bfloat16:
-            # Triton's interpreter multiplies bf16 bit patterns and truncates bf16 stores.
-            raise TypeError(f"{op}: Triton's interpreter computes bfloat16 wrongly: use float32 or float16")
     elif first.device.type != "cuda" or first.device.index != torch.cuda.current_device():
         raise ValueError(
             f"{op}: {first_name} is on {first.device}, but kernels are compiled for cuda:"
             f"{torch.cuda.current_device()} in this process (TRITON_INTERPRET=1 interprets them on the CPU)"
         )
-    elif first.dtype == torch.bfloat16 and not _has_bf16(first.device.index):
-        raise TypeError(f"{op}: {torch.cuda.get_device_name()} has no bfloat16 (needs sm_80): use float16")
+    if first.dtype == torch.bfloat16 and not runs_bfloat16(first.device):
+        raise TypeError(f"{op}: no bfloat16 on {first.device} (it needs sm_80, or the fast interpreter): use float16")
 
 
 def as_rows(x: torch.Tensor) -> torch.Tensor:

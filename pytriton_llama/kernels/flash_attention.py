@@ -51,11 +51,12 @@ def attend(
     offs_d = tl.arange(0, BLOCK_D)
     for start_n in range(start, stop, BLOCK_N):
         keys = start_n + tl.arange(0, BLOCK_N)
-        k_ptrs = k_ptr + keys.to(tl.int64)[None, :] * k_row_stride + offs_d[:, None]
+        k_ptrs = k_ptr + keys.to(tl.int64)[:, None] * k_row_stride + offs_d[None, :]
         v_ptrs = v_ptr + keys.to(tl.int64)[:, None] * v_row_stride + offs_d[None, :]
         # Zeros, not garbage, where there is no key: 0 · NaN in the second dot would be NaN.
-        k = tl.load(k_ptrs, mask=(keys[None, :] < length_k) & (offs_d[:, None] < HEAD_DIM), other=0.0)
-        scores = tl.dot(q, k, input_precision="ieee") * qk_scale
+        mask = (keys[:, None] < length_k) & (offs_d[None, :] < HEAD_DIM)
+        k = tl.load(k_ptrs, mask=mask, other=0.0)
+        scores = tl.dot(q, tl.trans(k), input_precision="ieee") * qk_scale
         if MASKED:
             seen = keys[None, :] < length_k
             if CAUSAL:
@@ -69,7 +70,7 @@ def attend(
         p = tl.exp2(scores - shift[:, None])
         rescale = tl.exp2(row_max - shift)
         row_sum = row_sum * rescale + tl.sum(p, axis=1)
-        v = tl.load(v_ptrs, mask=(keys[:, None] < length_k) & (offs_d[None, :] < HEAD_DIM), other=0.0)
+        v = tl.load(v_ptrs, mask=mask, other=0.0)
         acc = tl.dot(p.to(v.dtype), v, acc * rescale[:, None], input_precision="ieee")
         row_max = new_max
     return acc, row_max, row_sum

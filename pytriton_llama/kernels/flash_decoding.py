@@ -86,20 +86,32 @@ def split_kernel(
 
 
 @triton.jit
-def merge_kernel(o_ptr, partial_ptr, lse_ptr, HEAD_DIM: tl.constexpr, SPLITS: tl.constexpr, BLOCK_D: tl.constexpr):
-    row = tl.program_id(0).to(tl.int64)
-    offs_s = tl.arange(0, SPLITS)
+def merge_kernel(
+    o_ptr,
+    partial_ptr,
+    lse_ptr,
+    rows,
+    HEAD_DIM: tl.constexpr,
+    SPLITS: tl.constexpr,
+    BLOCK_ROWS: tl.constexpr,
+    BLOCK_D: tl.constexpr,
+):
+    # A row is one query head of one sequence; its splits lie side by side.
+    offs_r = tl.program_id(0).to(tl.int64) * BLOCK_ROWS + tl.arange(0, BLOCK_ROWS)
+    offs_s = offs_r[:, None] * SPLITS + tl.arange(0, SPLITS)[None, :]
     offs_d = tl.arange(0, BLOCK_D)
+    mask_r = offs_r < rows
     mask_d = offs_d < HEAD_DIM
-    lse = tl.load(lse_ptr + row * SPLITS + offs_s)
-    top = tl.max(lse, axis=0)
+    lse = tl.load(lse_ptr + offs_s, mask=mask_r[:, None], other=float("-inf"))
+    top = tl.max(lse, axis=1)
     # An empty sequence has −inf everywhere: weights 2^(−inf − 0) = 0, and a result of 0.
-    weights = tl.exp2(lse - tl.where(top == float("-inf"), 0.0, top))
-    total = tl.sum(weights, axis=0)
-    partial_ptrs = partial_ptr + (row * SPLITS + offs_s[:, None]) * HEAD_DIM + offs_d[None, :]
-    partial = tl.load(partial_ptrs, mask=mask_d[None, :], other=0.0)
-    o = tl.sum(partial * weights[:, None], axis=0) / tl.where(total == 0.0, 1.0, total)
-    tl.store(o_ptr + row * HEAD_DIM + offs_d, o.to(o_ptr.dtype.element_ty), mask=mask_d)
+    weights = tl.exp2(lse - tl.where(top == float("-inf"), 0.0, top)[:, None])
+    total = tl.sum(weights, axis=1)
+    partial_ptrs = partial_ptr + offs_s[:, :, None] * HEAD_DIM + offs_d[None, None, :]
+    partial = tl.load(partial_ptrs, mask=mask_r[:, None, None] & mask_d[None, None, :], other=0.0)
+    o = tl.sum(partial * weights[:, :, None], axis=1) / tl.where(total == 0.0, 1.0, total)[:, None]
+    o_ptrs = o_ptr + offs_r[:, None] * HEAD_DIM + offs_d[None, :]
+    tl.store(o_ptrs, o.to(o_ptr.dtype.element_ty), mask=mask_r[:, None] & mask_d[None, :])
 
 
 def flash_decoding(
@@ -152,8 +164,8 @@ def flash_decoding(
     )
     o = torch.empty((batch, heads, head_dim), dtype=q.dtype, device=q.device)
     if o.numel():
-        tile = tiles.flash_decoding(batch * kv_heads, max_length, head_dim, q.device)
-        splits = tile["SPLITS"]
+        tile = tiles.flash_decoding(batch * kv_heads, heads // kv_heads, max_length, head_dim, q.device)
+        splits, block_rows = tile["SPLITS"], tile.pop("BLOCK_ROWS")
         partial = torch.empty((batch, heads, splits, head_dim), dtype=torch.float32, device=q.device)
         lse = torch.empty((batch, heads, splits), dtype=torch.float32, device=q.device)
         group = heads // kv_heads
@@ -173,8 +185,16 @@ def flash_decoding(
             scale * math.log2(math.e),
             GROUP=group,
             HEAD_DIM=head_dim,
-            BLOCK_G=max(16, triton.next_power_of_2(group)),  # the smallest tile a tensor core takes
             **tile,
         )
-        merge_kernel[(batch * heads,)](o, partial, lse, HEAD_DIM=head_dim, SPLITS=splits, BLOCK_D=tile["BLOCK_D"])
+        merge_kernel[(triton.cdiv(batch * heads, block_rows),)](
+            o,
+            partial,
+            lse,
+            batch * heads,
+            HEAD_DIM=head_dim,
+            SPLITS=splits,
+            BLOCK_ROWS=block_rows,
+            BLOCK_D=tile["BLOCK_D"],
+        )
     return o

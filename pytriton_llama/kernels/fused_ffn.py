@@ -47,10 +47,11 @@ def swiglu_kernel(
     offs_n = pid_n.to(tl.int64) * BLOCK_N + tl.arange(0, BLOCK_N)
     offs_k = tl.arange(0, BLOCK_K)
     mask_m = offs_m[:, None] < M
-    mask_n = offs_n[None, :] < N
+    mask_n = offs_n[:, None] < N
     x_ptrs = x_ptr + offs_m[:, None] * x_row_stride + offs_k[None, :]
-    gate_ptrs = gate_ptr + offs_n[None, :] * gate_row_stride + offs_k[:, None] * gate_col_stride
-    up_ptrs = up_ptr + offs_n[None, :] * up_row_stride + offs_k[:, None] * up_col_stride
+    # All tiles are read as they lie in memory, K along the row; the dots take the weights' transposed.
+    gate_ptrs = gate_ptr + offs_n[:, None] * gate_row_stride + offs_k[None, :] * gate_col_stride
+    up_ptrs = up_ptr + offs_n[:, None] * up_row_stride + offs_k[None, :] * up_col_stride
     gate_acc = tl.zeros((BLOCK_M, BLOCK_N), tl.float32)
     up_acc = tl.zeros((BLOCK_M, BLOCK_N), tl.float32)
     for start_k in range(0, K, BLOCK_K):
@@ -59,16 +60,18 @@ def swiglu_kernel(
         if not EVEN_K:
             # Both sides need zeros past K: 0 · NaN, from whatever lies there, would be NaN.
             x_mask = x_mask & (start_k + offs_k[None, :] < K)
-            weight_mask = weight_mask & (start_k + offs_k[:, None] < K)
+            weight_mask = weight_mask & (start_k + offs_k[None, :] < K)
         x = tl.load(x_ptrs, mask=x_mask, other=0.0)
-        gate_acc = tl.dot(x, tl.load(gate_ptrs, mask=weight_mask, other=0.0), gate_acc, input_precision="ieee")
-        up_acc = tl.dot(x, tl.load(up_ptrs, mask=weight_mask, other=0.0), up_acc, input_precision="ieee")
+        gate = tl.load(gate_ptrs, mask=weight_mask, other=0.0)
+        gate_acc = tl.dot(x, tl.trans(gate), gate_acc, input_precision="ieee")
+        up = tl.load(up_ptrs, mask=weight_mask, other=0.0)
+        up_acc = tl.dot(x, tl.trans(up), up_acc, input_precision="ieee")
         x_ptrs += BLOCK_K
         gate_ptrs += BLOCK_K * gate_col_stride
         up_ptrs += BLOCK_K * up_col_stride
     y = gate_acc * tl.sigmoid(gate_acc) * up_acc
     y_ptrs = y_ptr + offs_m[:, None] * N + offs_n[None, :]
-    tl.store(y_ptrs, y.to(y_ptr.dtype.element_ty), mask=mask_m & mask_n)
+    tl.store(y_ptrs, y.to(y_ptr.dtype.element_ty), mask=mask_m & (offs_n[None, :] < N))
 
 
 def swiglu(x: torch.Tensor, gate_weight: torch.Tensor, up_weight: torch.Tensor) -> torch.Tensor:

@@ -77,23 +77,24 @@ def linear_kernel(
     offs_n = pid_n.to(tl.int64) * BLOCK_N + tl.arange(0, BLOCK_N)
     offs_k = tl.arange(0, BLOCK_K)
     mask_m = offs_m[:, None] < M
-    mask_n = offs_n[None, :] < N
     x_ptrs = x_ptr + offs_m[:, None] * x_row_stride + offs_k[None, :]
-    # The weight's tile is read as (BLOCK_K, BLOCK_N): transposing it is a matter of strides.
-    weight_ptrs = weight_ptr + offs_n[None, :] * weight_row_stride + offs_k[:, None] * weight_col_stride
+    # Both tiles are read as they lie in memory, K along the row; the dot takes the weight's transposed.
+    weight_ptrs = weight_ptr + offs_n[:, None] * weight_row_stride + offs_k[None, :] * weight_col_stride
     acc = tl.zeros((BLOCK_M, BLOCK_N), tl.float32)
     for start_k in range(0, K, BLOCK_K):
         if EVEN_K:
             x = tl.load(x_ptrs, mask=mask_m, other=0.0)
-            weight = tl.load(weight_ptrs, mask=mask_n, other=0.0)
+            weight = tl.load(weight_ptrs, mask=offs_n[:, None] < N, other=0.0)
         else:
             # Both sides need zeros past K: 0 · NaN, from whatever lies there, would be NaN.
-            x = tl.load(x_ptrs, mask=mask_m & (start_k + offs_k[None, :] < K), other=0.0)
-            weight = tl.load(weight_ptrs, mask=mask_n & (start_k + offs_k[:, None] < K), other=0.0)
+            mask_k = start_k + offs_k[None, :] < K
+            x = tl.load(x_ptrs, mask=mask_m & mask_k, other=0.0)
+            weight = tl.load(weight_ptrs, mask=(offs_n[:, None] < N) & mask_k, other=0.0)
         # "ieee": float32 inputs are multiplied in full, not as TF32; 16-bit inputs are not affected.
-        acc = tl.dot(x, weight, acc, input_precision="ieee")
+        acc = tl.dot(x, tl.trans(weight), acc, input_precision="ieee")
         x_ptrs += BLOCK_K
         weight_ptrs += BLOCK_K * weight_col_stride
+    mask_n = offs_n[None, :] < N
     if bias_ptr is not None:
         acc += tl.load(bias_ptr + offs_n[None, :], mask=mask_n, other=0.0).to(tl.float32)
     acc = activate(acc, ACTIVATION)

@@ -2,8 +2,7 @@
 
 The same kernel source runs compiled and interpreted; only the tiles differ. On a GPU a tile must fit into registers
 and shared memory: every tile here stays below the 64 KB of the smallest supported card (T4). In the interpreter each
-Triton operation costs tens of microseconds of Python whatever its size, so a few large tiles win (loads cost about
-40 ns an element, so masked-off elements are not free either).
+Triton operation costs ten microseconds of Python or more, whatever its size, so a few large tiles win.
 
 Each function returns the keyword arguments of a launch.
 """
@@ -13,14 +12,11 @@ import triton
 
 from pytriton_llama.runtime import interpreted
 
-# Elements of one interpreted tile: large enough to drown the Python around it, small enough to stay in the L2 cache.
-INTERPRETED_TILE = 65536
+# Elements of an interpreted program's tile of rows, and of a weight's (Triton allows 2²⁰).
+INTERPRETED_ROWS = 1 << 16
+INTERPRETED_WEIGHT = 1 << 19
 # The longest row that a program keeps in registers as one block.
 MAX_ROW_BLOCK = 65536
-
-
-def _power_of_two_divisor(n: int) -> int:
-    return n & -n
 
 
 def rows(M: int, N: int, max_block: int = MAX_ROW_BLOCK) -> dict:
@@ -28,7 +24,7 @@ def rows(M: int, N: int, max_block: int = MAX_ROW_BLOCK) -> dict:
     BLOCK_N = min(triton.next_power_of_2(N), max_block)
     if interpreted():
         return {
-            "BLOCK_M": min(triton.next_power_of_2(M), max(1, INTERPRETED_TILE // BLOCK_N)),
+            "BLOCK_M": min(triton.next_power_of_2(M), max(1, INTERPRETED_ROWS // BLOCK_N)),
             "BLOCK_N": BLOCK_N,
         }
     # Short rows share a program, so that it has at least a thousand elements to hide latency with.
@@ -84,10 +80,12 @@ def swiglu(M: int, N: int, K: int, dtype: torch.dtype) -> dict:
 
 
 def _interpreted_linear(M: int, N: int, K: int) -> dict:
-    BLOCK_M = min(128, max(16, triton.next_power_of_2(M)))
-    BLOCK_N = min(1024, max(16, triton.next_power_of_2(N)))
-    # A step that divides K needs no mask along K.
-    BLOCK_K = max(16, min(_power_of_two_divisor(K), INTERPRETED_TILE // BLOCK_N)) if K else 16
+    BLOCK_M = min(128, triton.next_power_of_2(M))
+    BLOCK_K = max(16, min(512, triton.next_power_of_2(K)))
+    # A step that divides K needs no mask along K; a small one would not be worth that.
+    if K and (divisor := K & -K) >= 256:
+        BLOCK_K = min(512, divisor)
+    BLOCK_N = min(triton.next_power_of_2(N), INTERPRETED_WEIGHT // BLOCK_K)
     return {"BLOCK_M": BLOCK_M, "BLOCK_N": BLOCK_N, "BLOCK_K": BLOCK_K, "GROUP_M": 8}
 
 
@@ -95,7 +93,7 @@ def rotary_embedding(length: int, num_heads: int, head_dim: int) -> dict:
     """Positions a program: all heads of one on a GPU, as many as make a tile in the interpreter."""
     heads, half = triton.next_power_of_2(num_heads), triton.next_power_of_2(head_dim // 2)
     if interpreted():
-        return {"BLOCK_L": min(triton.next_power_of_2(length), max(1, INTERPRETED_TILE // (heads * half)))}
+        return {"BLOCK_L": min(triton.next_power_of_2(length), max(1, INTERPRETED_ROWS // (heads * half)))}
     return {"BLOCK_L": 1, "num_warps": 4}
 
 
@@ -128,27 +126,28 @@ def flash_attention(length_q: int, length_k: int, head_dim: int, dtype: torch.dt
     return {"BLOCK_M": M, "BLOCK_N": N, "BLOCK_D": BLOCK_D, "num_warps": 4, "num_stages": stages}
 
 
-def flash_decoding(programs: int, max_length: int, head_dim: int, device: torch.device) -> dict:
+def flash_decoding(programs: int, group: int, max_length: int, head_dim: int, device: torch.device) -> dict:
     """Keys a step, and how many programs share a sequence: enough to fill the GPU when the batch is small.
 
-    ``programs`` is batch × key/value heads. The number of splits depends on the cache's capacity, not on the lengths,
-    so that one launch serves a growing sequence.
+    ``programs`` is batch × key/value heads, ``group`` the query heads of each. The number of splits depends on the
+    cache's capacity, not on the lengths, so that one launch serves a growing sequence. BLOCK_ROWS is the merge's.
     """
     BLOCK_D = max(16, triton.next_power_of_2(head_dim))
+    BLOCK_G = triton.next_power_of_2(group)
     if interpreted():
-        return {
-            "BLOCK_N": min(512, max(16, triton.next_power_of_2(max_length))),
-            "BLOCK_D": BLOCK_D,
-            "SPLITS": 1,
-        }
+        BLOCK_N = min(512, max(16, triton.next_power_of_2(max_length)))
+        BLOCK_ROWS = min(256, triton.next_power_of_2(programs * group))
+        return {"BLOCK_N": BLOCK_N, "BLOCK_D": BLOCK_D, "BLOCK_G": BLOCK_G, "SPLITS": 1, "BLOCK_ROWS": BLOCK_ROWS}
     BLOCK_N = 32 if BLOCK_D > 128 else 64
     processors = torch.cuda.get_device_properties(device).multi_processor_count
     useful = max(1, triton.cdiv(max_length, 4 * BLOCK_N))
-    SPLITS = triton.next_power_of_2(min(useful, triton.cdiv(2 * processors, programs)))
+    SPLITS = min(64, triton.next_power_of_2(min(useful, triton.cdiv(2 * processors, programs))))
     return {
         "BLOCK_N": BLOCK_N,
         "BLOCK_D": BLOCK_D,
-        "SPLITS": min(SPLITS, 64),
+        "BLOCK_G": max(16, BLOCK_G),  # the fewest rows that a tensor core takes
+        "SPLITS": SPLITS,
+        "BLOCK_ROWS": 1,
         "num_warps": 4,
         "num_stages": 1,
     }

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 
 from pytriton_llama.errors import LlamaError
-from pytriton_llama.runtime import interpreted
+from pytriton_llama.runtime import interpreted, runs_bfloat16
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 KERNELS = ("auto", "triton", "torch")
@@ -41,15 +41,9 @@ def choose(device: str | None, dtype: str | torch.dtype | None, kernels: str) ->
     if kernels == "triton" and where.type != home:
         raise LlamaError(f"kernels=triton runs on {home} in this process, not on {where}: use kernels=torch")
     chosen = _dtype(dtype, where)
-    if chosen == torch.bfloat16 and where.type == "cpu" and kernels == "triton":
-        raise LlamaError("Triton's interpreter computes bfloat16 wrongly: use float32 or float16, or kernels=torch")
-    if chosen == torch.bfloat16 and where.type == "cuda" and not runs_bfloat16(where):
-        raise LlamaError(f"{torch.cuda.get_device_name(where)} has no bfloat16 (needs sm_80): use float16")
+    if chosen == torch.bfloat16 and kernels == "triton" and not runs_bfloat16(where):
+        raise LlamaError(f"no bfloat16 on {where} (it needs sm_80, or the fast interpreter): use float16")
     return Placement(where, chosen, kernels)
-
-
-def runs_bfloat16(device: torch.device) -> bool:
-    return torch.cuda.get_device_capability(device) >= (8, 0)
 
 
 def _dtype(dtype: str | torch.dtype | None, device: torch.device) -> torch.dtype:

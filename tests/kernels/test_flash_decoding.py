@@ -35,8 +35,8 @@ def test_lengths_of_their_own(head_dim, heads, dtype, randn):
 @pytest.mark.parametrize("splits", [1, 2, 8, 64])
 def test_splits(splits, monkeypatch, randn):
     """Catches splits that overlap, leave keys out, or are empty and merge as NaN (64 splits of 1, 40, 500 keys)."""
-    tile = {"BLOCK_N": 16, "BLOCK_D": 32, "SPLITS": splits}
-    monkeypatch.setattr(tiles, "flash_decoding", lambda *_: tile)
+    tile = {"BLOCK_N": 16, "BLOCK_D": 32, "BLOCK_G": 16, "SPLITS": splits, "BLOCK_ROWS": 2}
+    monkeypatch.setattr(tiles, "flash_decoding", lambda *_: dict(tile))
     arguments = inputs(randn, torch.float32, 4, 6, 2, 500, 32, [0, 1, 40, 500])
     check(*arguments)
     check(*arguments, window=37, scale=0.5)
