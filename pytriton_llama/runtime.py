@@ -37,13 +37,14 @@ def decide() -> None:
     Where kernels are interpreted, by us: see :mod:`pytriton_llama.interpreter`.
     """
     if "TRITON_INTERPRET" not in os.environ and not _torch_sees_gpu():
-        os.environ["TRITON_INTERPRET"] = "1"
-        if "triton" in sys.modules and not interpreted():
+        if "triton" in sys.modules:
             warnings.warn(
                 "triton was imported before pytriton_llama, so its interpreter is off and kernels cannot run on this "
                 "machine without a GPU: import pytriton_llama first, or set TRITON_INTERPRET=1",
                 stacklevel=3,
             )
+            return
+        os.environ["TRITON_INTERPRET"] = "1"
     if "triton" in sys.modules:
         _enable_fast_interpreter()
     else:
