@@ -13,7 +13,7 @@ WORKERS ?= $(if $(GPU),0,2)
 export OMP_NUM_THREADS = $(if $(GPU),,1)
 export OPENBLAS_NUM_THREADS = $(if $(GPU),,1)
 
-.PHONY: help setup demo test lab
+.PHONY: help setup demo test test-all lab
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1\t\2/p' $(MAKEFILE_LIST)
@@ -43,8 +43,22 @@ test: setup ## lint, types, tests, and every notebook against its committed outp
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
-	$(BIN)/pytest -n $(WORKERS) -m "not slow" tests/
+	$(BIN)/pytest -n $(WORKERS) tests/
 	$(BIN)/pytest -n $(WORKERS) --dist loadfile --nbval notebooks/
+
+# What a GPU machine runs with, beside what this one has: the gpu lock's triton and numpy, the rest from .venv.
+GPU_TRITON := $(VENV)/gpu-triton
+$(GPU_TRITON)/installed: $(INSTALLED) requirements-gpu.lock
+	@$(PYTHON) -m venv $(GPU_TRITON)
+	@site="import sysconfig; print(sysconfig.get_path('purelib'))"; \
+	    $(BIN)/python -c "$$site" > "$$($(GPU_TRITON)/bin/python -c "$$site")/venv.pth"
+	@$(GPU_TRITON)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --ignore-installed \
+	    $(shell grep -E '^(triton|numpy)==' requirements-gpu.lock)
+	@touch $@
+
+test-all: test $(GPU_TRITON)/installed ## test, and the kernels under other interpreters
+	PYTRITON_LLAMA_FAST_INTERPRETER=0 TRITON_INTERPRET=1 $(BIN)/pytest -n $(WORKERS) tests/kernels
+	TRITON_INTERPRET=1 $(GPU_TRITON)/bin/python -m pytest -n $(WORKERS) tests/kernels tests/interpreter
 
 lab: setup ## open the notebooks in JupyterLab
 	$(BIN)/jupyter lab notebooks/
