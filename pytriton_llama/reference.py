@@ -46,6 +46,11 @@ def layer_norm(x, weight, bias, eps: float = 1e-5) -> torch.Tensor:
     return F.layer_norm(wide_x, x.shape[-1:], wide_weight, wide_bias, eps).to(x.dtype)
 
 
+def silu_mul(gate: torch.Tensor, up: torch.Tensor) -> torch.Tensor:
+    wide_gate, wide_up = _wide(gate, up)
+    return (F.silu(wide_gate) * wide_up).to(gate.dtype)
+
+
 def swiglu(x, gate_weight, up_weight) -> torch.Tensor:
     wide_x, wide_gate, wide_up = _wide(x, gate_weight, up_weight)
     return (F.silu(F.linear(wide_x, wide_gate)) * F.linear(wide_x, wide_up)).to(x.dtype)

@@ -2,7 +2,7 @@
 
 from pytriton_llama.kernels.flash_attention import flash_attention
 from pytriton_llama.kernels.flash_decoding import flash_decoding
-from pytriton_llama.kernels.fused_ffn import fused_ffn, swiglu
+from pytriton_llama.kernels.fused_ffn import fused_ffn, silu_mul, swiglu
 from pytriton_llama.kernels.layer_norm import layer_norm
 from pytriton_llama.kernels.linear import linear
 from pytriton_llama.kernels.rms_norm import add_rms_norm, rms_norm
@@ -18,6 +18,7 @@ __all__ = [
     "linear",
     "rms_norm",
     "rotary_embedding",
+    "silu_mul",
     "softmax",
     "swiglu",
 ]

@@ -1,11 +1,12 @@
-"""The two feed-forward first halves that are worth a kernel of their own.
+"""The feed-forward first halves that are worth a kernel of their own.
 
+    silu_mul:   y = silu(gate) · up                                           gate, up: (M, N)
     swiglu:     y = silu(x · gate_weightᵀ) · (x · up_weightᵀ)                 Llama's; both weights (N, K)
     fused_ffn:  y = dropout(activation(x · weight + bias)) + residual         GPT's; weight (K, N)
 
     x: (M, K)   y: (M, N)
 
-``swiglu`` keeps two accumulators, so that a tile of x is loaded once for both products and neither product goes
+``silu_mul`` is what is left to do after two plain products. ``swiglu`` makes them too: it keeps two accumulators, so that a tile of x is loaded once for both products and neither product goes
 through memory. ``fused_ffn`` is :func:`~pytriton_llama.kernels.linear.linear_kernel` with its dropout turned on.
 
 Shazeer, "GLU variants improve transformer", 2020 (arXiv:2002.05202); Salmon et al., "Parallel random numbers: as easy
@@ -19,6 +20,48 @@ import triton.language as tl
 from pytriton_llama.kernels import tiles
 from pytriton_llama.kernels.arguments import as_rows, check, need
 from pytriton_llama.kernels.linear import grouped_tile, launch_linear
+
+
+@triton.jit
+def silu_mul_kernel(
+    y_ptr, gate_ptr, up_ptr, M, N, gate_row_stride, up_row_stride, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr
+):
+    num_pid_n = tl.cdiv(N, BLOCK_N)
+    # 64-bit before they meet a stride: rows × stride can pass 2³¹.
+    offs_m = (tl.program_id(0) // num_pid_n).to(tl.int64) * BLOCK_M + tl.arange(0, BLOCK_M)
+    offs_n = tl.program_id(0) % num_pid_n * BLOCK_N + tl.arange(0, BLOCK_N)
+    mask = (offs_m[:, None] < M) & (offs_n[None, :] < N)
+    gate_ptrs = gate_ptr + offs_m[:, None] * gate_row_stride + offs_n[None, :]
+    gate = tl.load(gate_ptrs, mask=mask, other=0.0).to(tl.float32)
+    up = tl.load(up_ptr + offs_m[:, None] * up_row_stride + offs_n[None, :], mask=mask, other=0.0).to(tl.float32)
+    y = gate * tl.sigmoid(gate) * up
+    tl.store(y_ptr + offs_m[:, None] * N + offs_n[None, :], y.to(y_ptr.dtype.element_ty), mask=mask)
+
+
+def silu_mul(gate: torch.Tensor, up: torch.Tensor) -> torch.Tensor:
+    """``silu(gate) * up``; forward only.
+
+    Args:
+        gate, up: (..., N) of one shape, any strides.
+
+    Returns:
+        A new contiguous tensor of that shape; computed in float32 and rounded once.
+
+    Raises:
+        TypeError, ValueError: shapes that differ, and :func:`~pytriton_llama.kernels.arguments.check`.
+    """
+    check("silu_mul", gate=gate, up=up)
+    need(gate.dim() >= 1, "silu_mul: gate and up need at least one dimension")
+    need(gate.shape == up.shape, f"silu_mul: gate is {tuple(gate.shape)} but up is {tuple(up.shape)}; they must agree")
+    y = torch.empty(gate.shape, dtype=gate.dtype, device=gate.device)
+    if y.numel():
+        gate_rows, up_rows = as_rows(gate), as_rows(up)
+        M, N = gate_rows.shape
+        tile = tiles.rows(M, N, max_block=tiles.ELEMENTWISE_BLOCK)
+        silu_mul_kernel[(triton.cdiv(M, tile["BLOCK_M"]) * triton.cdiv(N, tile["BLOCK_N"]),)](
+            y, gate_rows, up_rows, M, N, gate_rows.stride(0), up_rows.stride(0), **tile
+        )
+    return y
 
 
 @triton.jit

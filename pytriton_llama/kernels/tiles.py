@@ -18,6 +18,9 @@ INTERPRETED_WEIGHT = 1 << 19
 # The longest row that a program keeps in registers as one block.
 MAX_ROW_BLOCK = 65536
 
+# An element-wise program's share of a row.
+ELEMENTWISE_BLOCK = 2048
+
 
 def rows(M: int, N: int, max_block: int = MAX_ROW_BLOCK) -> dict:
     """Whole rows of N columns (or, beyond ``max_block``, pieces of them) for softmax and the norms."""

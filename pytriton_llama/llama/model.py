@@ -131,8 +131,8 @@ class LlamaModel:
     def _gated(self, x: torch.Tensor, layer: Layer) -> torch.Tensor:
         if layer.gate_bias is None:
             return self.ops.swiglu(x, layer.gate_proj, layer.up_proj)
-        gate = self.ops.linear(x, layer.gate_proj, layer.gate_bias, "silu")
-        return gate * self.ops.linear(x, layer.up_proj, layer.up_bias)
+        gate = self.ops.linear(x, layer.gate_proj, layer.gate_bias)
+        return self.ops.silu_mul(gate, self.ops.linear(x, layer.up_proj, layer.up_bias))
 
     def _head(self, hidden: torch.Tensor) -> torch.Tensor:
         normed = self.ops.rms_norm(hidden, self.norm, self.config.rms_norm_eps)

@@ -3,8 +3,18 @@ import torch
 from triton import language as tl
 
 from pytriton_llama import reference
-from pytriton_llama.kernels import fused_ffn, swiglu
+from pytriton_llama.kernels import fused_ffn, silu_mul, swiglu
 from tests.tolerances import assert_close
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (3, 127), (2, 5, 576), (70, 4097)], ids=str)
+def test_silu_mul(shape, dtype, randn):
+    """Catches gate and up exchanged, a missing mask, and halves of one tensor read as if each were contiguous."""
+    both = randn(*shape[:-1], 2 * shape[-1], dtype=dtype, scale=3)
+    gate, up = both.chunk(2, dim=-1)
+    assert_close(silu_mul(gate, up), reference.silu_mul(gate.double(), up.double()))
+    with pytest.raises(ValueError, match="must agree"):
+        silu_mul(gate, up[..., :0])
 
 
 @pytest.mark.parametrize("shape", [(1, 1, 1), (1, 1536, 576), (19, 70, 65), (130, 200, 96)], ids=str)
