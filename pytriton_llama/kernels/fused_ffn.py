@@ -6,8 +6,9 @@
 
     x: (M, K)   y: (M, N)
 
-``silu_mul`` is what is left to do after two plain products. ``swiglu`` makes them too: it keeps two accumulators, so that a tile of x is loaded once for both products and neither product goes
-through memory. ``fused_ffn`` is :func:`~pytriton_llama.kernels.linear.linear_kernel` with its dropout turned on.
+``silu_mul`` is what is left to do after two plain products. ``swiglu`` makes the products too: with two accumulators,
+a tile of x is loaded once for both, and neither goes through memory. ``fused_ffn`` is
+:func:`~pytriton_llama.kernels.linear.linear_kernel` with its dropout turned on.
 
 Shazeer, "GLU variants improve transformer", 2020 (arXiv:2002.05202); Salmon et al., "Parallel random numbers: as easy
 as 1, 2, 3", 2011 (Philox).
