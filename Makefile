@@ -13,7 +13,7 @@ WORKERS ?= $(if $(GPU),0,2)
 export OMP_NUM_THREADS = $(if $(GPU),,1)
 export OPENBLAS_NUM_THREADS = $(if $(GPU),,1)
 
-.PHONY: help setup demo test test-all lab
+.PHONY: help setup demo test test-all lab bench figures
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1\t\2/p' $(MAKEFILE_LIST)
@@ -62,3 +62,9 @@ test-all: test $(GPU_TRITON)/installed ## test, and the kernels under other inte
 
 lab: setup ## open the notebooks in JupyterLab
 	$(BIN)/jupyter lab notebooks/
+
+bench: setup ## measure every operation beside its peers (needs a GPU)
+	$(BIN)/pytriton-llama bench
+
+figures: setup ## plots and README's tables from what is recorded
+	$(BIN)/python -m pytriton_llama.bench.figures

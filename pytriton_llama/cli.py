@@ -81,6 +81,18 @@ def chat(
 
 
 @app.command()
+def bench(
+    ops: Annotated[list[str] | None, typer.Argument(help="Operations; default: all.")] = None,
+    quick: Annotated[bool, typer.Option("--quick", help="Few points, few repeats.")] = False,
+    record: Annotated[bool, typer.Option("--record", help="Publish CSV and plot; on an H100 only.")] = False,
+) -> None:
+    """Measure operations beside their peers, on a GPU."""
+    from pytriton_llama.bench.command import bench as measure
+
+    measure(ops or (), quick, record)
+
+
+@app.command()
 def info() -> None:
     """What this machine has, and what runs on it."""
     from pytriton_llama.info import lines

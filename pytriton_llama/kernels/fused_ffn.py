@@ -58,7 +58,7 @@ def silu_mul(gate: torch.Tensor, up: torch.Tensor) -> torch.Tensor:
     if y.numel():
         gate_rows, up_rows = as_rows(gate), as_rows(up)
         M, N = gate_rows.shape
-        tile = tiles.rows(M, N, max_block=tiles.ELEMENTWISE_BLOCK)
+        tile = tiles.elementwise(M, N)
         silu_mul_kernel[(triton.cdiv(M, tile["BLOCK_M"]) * triton.cdiv(N, tile["BLOCK_N"]),)](
             y, gate_rows, up_rows, M, N, gate_rows.stride(0), up_rows.stride(0), **tile
         )

@@ -3,10 +3,16 @@
     mean[m] = meanⱼ x[m, j]      var[m] = meanⱼ (x[m, j] − mean[m])²        x, y: (M, N)   weight, bias: (N,)
     y[m, n] = (x[m, n] − mean[m]) / sqrt(var[m] + eps) · weight[n] + bias[n]
 
-The row stays in registers, so the variance is taken in a second pass over what is already there: E[x²] − E[x]² would
-save nothing, and subtracts two nearly equal numbers when the mean is large.
+A row that fits into one block stays in registers, so the variance is taken in a second pass over what is already
+there: E[x²] − E[x]² would save nothing, and subtracts two nearly equal numbers when the mean is large. A longer row is
+read twice: first block by block, the blocks' means and sums of squared deviations S being merged two at a time,
 
-Ba, Kiros and Hinton, "Layer normalization", 2016 (arXiv:1607.06450).
+    mean = meanₐ + δ · n_b / n      S = Sₐ + S_b + δ² · nₐ · n_b / n      with δ = mean_b − meanₐ, n = nₐ + n_b
+
+and then, mostly out of the cache, to be normalised.
+
+Ba, Kiros and Hinton, "Layer normalization", 2016 (arXiv:1607.06450); Chan, Golub and LeVeque, "Updating formulae and a
+pairwise algorithm for computing sample variances", 1979.
 """
 
 import torch
@@ -38,6 +44,40 @@ def layer_norm_kernel(
     tl.store(y_ptr + offs_m[:, None] * N + offs_n[None, :], y.to(y_ptr.dtype.element_ty), mask=mask)
 
 
+@triton.jit
+def long_layer_norm_kernel(
+    y_ptr, x_ptr, weight_ptr, bias_ptr, M, N, x_row_stride, eps, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr
+):
+    offs_m = tl.program_id(0).to(tl.int64) * BLOCK_M + tl.arange(0, BLOCK_M)
+    offs_n = tl.arange(0, BLOCK_N)
+    mask_m = offs_m[:, None] < M
+    x_rows = x_ptr + offs_m[:, None] * x_row_stride + offs_n[None, :]
+    mean = tl.zeros((BLOCK_M,), tl.float32)
+    deviations = tl.zeros((BLOCK_M,), tl.float32)
+    for start_n in range(0, N, BLOCK_N):
+        inside = start_n + offs_n[None, :] < N
+        # This row is read once more: let the cache keep it.
+        x = tl.load(x_rows + start_n, mask=mask_m & inside, other=0.0, eviction_policy="evict_last").to(tl.float32)
+        count = tl.minimum(N - start_n, BLOCK_N)
+        block_mean = tl.sum(x, axis=1) / count
+        centred = tl.where(inside, x - block_mean[:, None], 0.0)
+        delta = block_mean - mean
+        mean += delta * count / (start_n + count)
+        # In floating point: start_n · count can pass 2³¹.
+        between = delta * delta * start_n * (count / (start_n + count))
+        deviations += tl.sum(centred * centred, axis=1) + between
+    scale = tl.rsqrt(deviations / N + eps)
+    for start_n in range(0, N, BLOCK_N):
+        mask_n = start_n + offs_n < N
+        mask = mask_m & mask_n[None, :]
+        x = tl.load(x_rows + start_n, mask=mask, other=0.0, eviction_policy="evict_first").to(tl.float32)
+        weight = tl.load(weight_ptr + start_n + offs_n, mask=mask_n, other=0.0).to(tl.float32)
+        bias = tl.load(bias_ptr + start_n + offs_n, mask=mask_n, other=0.0).to(tl.float32)
+        y = (x - mean[:, None]) * scale[:, None] * weight[None, :] + bias[None, :]
+        y_ptrs = y_ptr + offs_m[:, None] * N + start_n + offs_n[None, :]
+        tl.store(y_ptrs, y.to(y_ptr.dtype.element_ty), mask=mask)
+
+
 def layer_norm(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor, eps: float = 1e-5) -> torch.Tensor:
     """Layer norm over the last dimension; forward only.
 
@@ -50,23 +90,20 @@ def layer_norm(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor, eps: f
         A new contiguous tensor of x's shape and dtype; computed in float32 and rounded once.
 
     Raises:
-        TypeError, ValueError: shapes that do not fit, N > 65536, and :func:`~pytriton_llama.kernels.arguments.check`.
+        TypeError, ValueError: shapes that do not fit, and :func:`~pytriton_llama.kernels.arguments.check`.
     """
     check("layer_norm", x=x, weight=weight, bias=bias)
     need(x.dim() >= 1, "layer_norm: x has no dimension to normalise over")
     N = x.shape[-1]
     for name, t in (("weight", weight), ("bias", bias)):
         need(t.shape == (N,), f"layer_norm: {name} is {tuple(t.shape)}; needed: ({N},), x's last dimension")
-    need(
-        N <= tiles.MAX_ROW_BLOCK,
-        f"layer_norm: rows of {N} are longer than the {tiles.MAX_ROW_BLOCK} one program holds",
-    )
     y = torch.empty(x.shape, dtype=x.dtype, device=x.device)
     if x.numel():
         x_rows = as_rows(x)
         M = x_rows.shape[0]
+        kernel = layer_norm_kernel if N <= tiles.MAX_ROW_BLOCK else long_layer_norm_kernel
         tile = tiles.rows(M, N)
-        layer_norm_kernel[(triton.cdiv(M, tile["BLOCK_M"]),)](
+        kernel[(triton.cdiv(M, tile["BLOCK_M"]),)](
             y, x_rows, weight.contiguous(), bias.contiguous(), M, N, x_rows.stride(0), eps, **tile
         )
     return y

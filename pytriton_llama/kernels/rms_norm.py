@@ -2,7 +2,8 @@
 
     y[m, n] = weight[n] · x[m, n] / sqrt(meanⱼ x[m, j]² + eps)        x, y: (M, N)   weight: (N,)
 
-The sum of squares is float32. The normalised value is rounded to x's dtype *before* it meets the weight: that is the
+A row that fits into one block is read once; a longer one twice, the second time mostly out of the cache. The sum of
+squares is float32. The normalised value is rounded to x's dtype *before* it meets the weight: that is the
 order in Hugging Face's Llama, and in 16 bits the other order gives other logits.
 
 Zhang and Sennrich, "Root mean square layer normalization", 2019 (arXiv:1910.07467).
@@ -52,6 +53,51 @@ def rms_norm_kernel(
     tl.store(y_ptr + y_offs, (normed * weight[None, :]).to(y_ptr.dtype.element_ty), mask=mask)
 
 
+@triton.jit
+def long_rms_norm_kernel(
+    y_ptr,
+    sum_ptr,
+    x_ptr,
+    residual_ptr,
+    weight_ptr,
+    M,
+    N,
+    x_row_stride,
+    residual_row_stride,
+    eps,
+    BLOCK_M: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+):
+    offs_m = tl.program_id(0).to(tl.int64) * BLOCK_M + tl.arange(0, BLOCK_M)
+    offs_n = tl.arange(0, BLOCK_N)
+    mask_m = offs_m[:, None] < M
+    x_rows = x_ptr + offs_m[:, None] * x_row_stride + offs_n[None, :]
+    # One sum a column of the block: adding them up across threads can wait for the end of the row.
+    squares = tl.zeros((BLOCK_M, BLOCK_N), tl.float32)
+    for start_n in range(0, N, BLOCK_N):
+        mask = mask_m & (start_n + offs_n[None, :] < N)
+        # This row is read once more: let the cache keep it, and drop what will not come back.
+        x = tl.load(x_rows + start_n, mask=mask, other=0.0, eviction_policy="evict_last")
+        if residual_ptr is not None:
+            residual_ptrs = residual_ptr + offs_m[:, None] * residual_row_stride + start_n + offs_n[None, :]
+            residual = tl.load(residual_ptrs, mask=mask, other=0.0, eviction_policy="evict_last")
+            x = (x.to(tl.float32) + residual.to(tl.float32)).to(x_ptr.dtype.element_ty)
+        squares += x.to(tl.float32) * x.to(tl.float32)
+    scale = tl.rsqrt(tl.sum(squares, axis=1) / N + eps)
+    for start_n in range(0, N, BLOCK_N):
+        mask = mask_m & (start_n + offs_n[None, :] < N)
+        y_offs = offs_m[:, None] * N + start_n + offs_n[None, :]
+        x = tl.load(x_rows + start_n, mask=mask, other=0.0, eviction_policy="evict_first")
+        if residual_ptr is not None:
+            residual_ptrs = residual_ptr + offs_m[:, None] * residual_row_stride + start_n + offs_n[None, :]
+            residual = tl.load(residual_ptrs, mask=mask, other=0.0, eviction_policy="evict_first")
+            x = (x.to(tl.float32) + residual.to(tl.float32)).to(x_ptr.dtype.element_ty)
+            tl.store(sum_ptr + y_offs, x, mask=mask)
+        weight = tl.load(weight_ptr + start_n + offs_n, mask=start_n + offs_n < N, other=0.0).to(tl.float32)
+        normed = (x.to(tl.float32) * scale[:, None]).to(y_ptr.dtype.element_ty).to(tl.float32)
+        tl.store(y_ptr + y_offs, (normed * weight[None, :]).to(y_ptr.dtype.element_ty), mask=mask)
+
+
 def rms_norm(x: torch.Tensor, weight: torch.Tensor, eps: float = 1e-6) -> torch.Tensor:
     """RMS norm over the last dimension; forward only.
 
@@ -64,7 +110,7 @@ def rms_norm(x: torch.Tensor, weight: torch.Tensor, eps: float = 1e-6) -> torch.
         A new contiguous tensor of x's shape and dtype.
 
     Raises:
-        TypeError, ValueError: shapes that do not fit, N > 65536, and :func:`~pytriton_llama.kernels.arguments.check`.
+        TypeError, ValueError: shapes that do not fit, and :func:`~pytriton_llama.kernels.arguments.check`.
     """
     return _launch("rms_norm", x, None, weight, eps)[0]
 
@@ -88,17 +134,14 @@ def _launch(op, x, residual, weight, eps):
     need(x.dim() >= 1, f"{op}: x has no dimension to normalise over")
     N = x.shape[-1]
     need(weight.shape == (N,), f"{op}: weight is {tuple(weight.shape)}; needed: ({N},), x's last dimension")
-    need(
-        N <= tiles.MAX_ROW_BLOCK,
-        f"{op}: rows of {N} are longer than the {tiles.MAX_ROW_BLOCK} one program holds",
-    )
     y = torch.empty(x.shape, dtype=x.dtype, device=x.device)
     total = None if residual is None else torch.empty_like(y)
     if x.numel():
         x_rows = as_rows(x)
         residual_rows = None if residual is None else as_rows(residual)
+        kernel = rms_norm_kernel if N <= tiles.MAX_ROW_BLOCK else long_rms_norm_kernel
         tile = tiles.rows(*x_rows.shape)
-        rms_norm_kernel[(triton.cdiv(x_rows.shape[0], tile["BLOCK_M"]),)](
+        kernel[(triton.cdiv(x_rows.shape[0], tile["BLOCK_M"]),)](
             y,
             total,
             x_rows,

@@ -42,7 +42,9 @@ def online_softmax_kernel(y_ptr, x_ptr, M, N, y_row_stride, x_row_stride, BLOCK_
     row_sum = tl.zeros((BLOCK_M,), tl.float32)
     for start_n in range(0, N, BLOCK_N):
         mask = mask_m & (start_n + offs_n[None, :] < N)
-        x = tl.load(x_rows + start_n + offs_n[None, :], mask=mask, other=float("-inf")).to(tl.float32)
+        # This row is read once more: let the cache keep it, and drop what will not come back.
+        x_ptrs = x_rows + start_n + offs_n[None, :]
+        x = tl.load(x_ptrs, mask=mask, other=float("-inf"), eviction_policy="evict_last").to(tl.float32)
         new_max = tl.maximum(row_max, tl.max(x, axis=1))
         # While a row has shown only −inf there is nothing to shift by; −inf − (−inf) would be NaN for good.
         shift = tl.where(new_max == float("-inf"), 0.0, new_max)
@@ -50,7 +52,8 @@ def online_softmax_kernel(y_ptr, x_ptr, M, N, y_row_stride, x_row_stride, BLOCK_
         row_max = new_max
     for start_n in range(0, N, BLOCK_N):
         mask = mask_m & (start_n + offs_n[None, :] < N)
-        x = tl.load(x_rows + start_n + offs_n[None, :], mask=mask, other=float("-inf")).to(tl.float32)
+        x_ptrs = x_rows + start_n + offs_n[None, :]
+        x = tl.load(x_ptrs, mask=mask, other=float("-inf"), eviction_policy="evict_first").to(tl.float32)
         y = tl.exp(x - row_max[:, None]) / row_sum[:, None]
         y_ptrs = y_ptr + offs_m[:, None] * y_row_stride + start_n + offs_n[None, :]
         tl.store(y_ptrs, y.to(y_ptr.dtype.element_ty), mask=mask)
@@ -79,7 +82,7 @@ def softmax(x: torch.Tensor, dim: int = -1) -> torch.Tensor:
         x_rows, y_rows = as_rows(moved), y.view(-1, y.shape[-1])
         M, N = x_rows.shape
         kernel = softmax_kernel if N <= tiles.MAX_ROW_BLOCK else online_softmax_kernel
-        tile = tiles.rows(M, N) if N <= tiles.MAX_ROW_BLOCK else tiles.rows(M, N, max_block=8192)
+        tile = tiles.rows(M, N)
         grid = (triton.cdiv(M, tile["BLOCK_M"]),)
         kernel[grid](y_rows, x_rows, M, N, y_rows.stride(0), x_rows.stride(0), **tile)
     return y.movedim(-1, dim)

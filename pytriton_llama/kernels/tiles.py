@@ -15,25 +15,30 @@ from pytriton_llama.runtime import interpreted
 # Elements of an interpreted program's tile of rows, and of a weight's (Triton allows 2²⁰).
 INTERPRETED_ROWS = 1 << 16
 INTERPRETED_WEIGHT = 1 << 19
-# The longest row that a program keeps in registers as one block.
-MAX_ROW_BLOCK = 65536
-
+# The longest row that a program keeps in registers as one block, and the blocks in which it walks along longer ones.
+MAX_ROW_BLOCK = 32768
+LONG_ROW_BLOCK = 8192
 # An element-wise program's share of a row.
 ELEMENTWISE_BLOCK = 2048
 
 
-def rows(M: int, N: int, max_block: int = MAX_ROW_BLOCK) -> dict:
-    """Whole rows of N columns (or, beyond ``max_block``, pieces of them) for softmax and the norms."""
-    BLOCK_N = min(triton.next_power_of_2(N), max_block)
+def rows(M: int, N: int) -> dict:
+    """Whole rows of N columns, or blocks of longer ones, for softmax and the norms."""
+    return _rows(M, triton.next_power_of_2(N) if N <= MAX_ROW_BLOCK else LONG_ROW_BLOCK)
+
+
+def elementwise(M: int, N: int) -> dict:
+    """Pieces of rows of N columns, for what needs no sum over a row."""
+    return _rows(M, min(triton.next_power_of_2(N), ELEMENTWISE_BLOCK))
+
+
+def _rows(M: int, BLOCK_N: int) -> dict:
     if interpreted():
-        return {
-            "BLOCK_M": min(triton.next_power_of_2(M), max(1, INTERPRETED_ROWS // BLOCK_N)),
-            "BLOCK_N": BLOCK_N,
-        }
-    # Short rows share a program, so that it has at least a thousand elements to hide latency with.
+        return {"BLOCK_M": min(triton.next_power_of_2(M), max(1, INTERPRETED_ROWS // BLOCK_N)), "BLOCK_N": BLOCK_N}
+    # Short rows share a program, so that it has a thousand elements at least to hide latency with. Then 16 elements
+    # a thread: two loads of 16 bytes in 16 bits. Measured on an H200; 8 to 32 elements are within 2 %.
     BLOCK_M = max(1, 1024 // BLOCK_N)
-    # 16 bytes a thread and load at 4 warps; long rows take more warps to stay within the registers.
-    return {"BLOCK_M": BLOCK_M, "BLOCK_N": BLOCK_N, "num_warps": min(32, max(4, BLOCK_N // 1024))}
+    return {"BLOCK_M": BLOCK_M, "BLOCK_N": BLOCK_N, "num_warps": min(32, max(2, BLOCK_M * BLOCK_N // 512))}
 
 
 def linear(M: int, N: int, K: int, dtype: torch.dtype) -> dict:

@@ -11,6 +11,7 @@ from safetensors.torch import load_file, save_file
 
 from pytriton_llama import cli
 from pytriton_llama.llama import fetch
+from pytriton_llama.runtime import interpreted
 
 
 @pytest.fixture
@@ -138,6 +139,13 @@ def test_broken_checkpoints(run, copy):
     (copy / "tokenizer.json").unlink()
     rewrite(copy / "config.json", lambda c: c.update(architectures=["LlamaForCausalLM"]))
     assert_refused(run(*arguments), "tokenizer.json")
+
+
+@pytest.mark.skipif(not interpreted(), reason="a GPU can be measured")
+def test_bench_without_a_gpu(run):
+    """Catches times of the interpreter taken for a kernel's."""
+    assert_refused(run("bench", "softmax"), "GPU")
+    assert_refused(run("bench", "sofmax"), "sofmax", "softmax")
 
 
 def test_a_wrong_checksum(run, monkeypatch, tmp_path):

@@ -6,7 +6,7 @@ from pytriton_llama.kernels import layer_norm
 from tests.tolerances import assert_close
 
 
-@pytest.mark.parametrize("shape", [(1, 16), (3, 576), (2, 5, 127), (40, 1000), (2, 8193)], ids=str)
+@pytest.mark.parametrize("shape", [(1, 16), (3, 576), (2, 5, 127), (40, 1000), (2, 8193), (3, 40_001)], ids=str)
 def test_layer_norm(shape, dtype, randn):
     """Catches padding counted into mean or variance, n − 1 instead of n, eps outside the root, a forgotten bias."""
     x = randn(*shape, dtype=dtype, scale=0.1)
@@ -15,10 +15,11 @@ def test_layer_norm(shape, dtype, randn):
     assert_close(layer_norm(x, weight, bias, 1e-3), oracle)
 
 
-def test_large_mean(randn):
+@pytest.mark.parametrize("columns", [512, 40_001])
+def test_large_mean(columns, randn):
     """Catches E[x²] − E[x]²: with mean 4096 and deviation 1 it loses all its digits."""
-    x = randn(8, 512) + 4096
-    weight, bias = torch.ones(512, device=x.device), torch.zeros(512, device=x.device)
+    x = randn(8, columns) + 4096
+    weight, bias = torch.ones(columns, device=x.device), torch.zeros(columns, device=x.device)
     # The oracle sees the same rounded inputs; what is left is the rounding of the mean, 2⁻¹² of the deviation.
     oracle = reference.layer_norm(x.double(), weight.double(), bias.double())
     assert (layer_norm(x, weight, bias).double() - oracle).abs().max() < 1e-3

@@ -5,7 +5,7 @@ from pytriton_llama import reference
 from pytriton_llama.kernels import add_rms_norm, rms_norm
 from tests.tolerances import assert_close
 
-SHAPES = [(1, 16), (3, 576), (2, 5, 127), (40, 1000), (2, 8193)]
+SHAPES = [(1, 16), (3, 576), (2, 5, 127), (40, 1000), (2, 8193), (3, 40_001)]
 
 
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
