@@ -43,7 +43,7 @@ test: setup ## lint, types, tests, and every notebook against its committed outp
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
-	$(BIN)/pytest -n $(WORKERS) tests/
+	$(BIN)/pytest -n $(WORKERS) -m "not slow" tests/
 	$(BIN)/pytest -n $(WORKERS) --dist loadfile --nbval notebooks/
 
 # What a GPU machine runs with, beside what this one has: the gpu lock's triton and numpy, the rest from .venv.
@@ -56,9 +56,10 @@ $(GPU_TRITON)/installed: $(INSTALLED) requirements-gpu.lock
 	    $(shell grep -E '^(triton|numpy)==' requirements-gpu.lock)
 	@touch $@
 
-test-all: test $(GPU_TRITON)/installed ## test, and the kernels under other interpreters
-	PYTRITON_LLAMA_FAST_INTERPRETER=0 TRITON_INTERPRET=1 $(BIN)/pytest -n $(WORKERS) tests/kernels
-	TRITON_INTERPRET=1 $(GPU_TRITON)/bin/python -m pytest -n $(WORKERS) tests/kernels tests/interpreter
+test-all: test $(GPU_TRITON)/installed ## test, the slow tests, and the kernels under other interpreters
+	$(BIN)/pytest -n $(WORKERS) -m slow tests/
+	PYTRITON_LLAMA_FAST_INTERPRETER=0 TRITON_INTERPRET=1 $(BIN)/pytest -n $(WORKERS) -m "not slow" tests/kernels --ignore tests/kernels/test_ahead_of_time.py
+	TRITON_INTERPRET=1 $(GPU_TRITON)/bin/python -m pytest -n $(WORKERS) -m "not slow" tests/kernels tests/interpreter
 
 lab: setup ## open the notebooks in JupyterLab
 	$(BIN)/jupyter lab notebooks/

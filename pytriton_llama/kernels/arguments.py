@@ -28,16 +28,20 @@ def check(op: str, **tensors: torch.Tensor | None) -> None:
             raise ValueError(f"{op}: {name} is on {t.device} but {first_name} is on {first.device}")
         if t.requires_grad and torch.is_grad_enabled():
             raise ValueError(f"{op}: {name} requires grad, but kernels are forward only: use torch.no_grad()")
+    check_device(op, first_name, first)
+
+
+def check_device(op: str, name: str, t: torch.Tensor) -> None:
+    """Raise unless this process can launch a kernel on the tensor's device, in its dtype; errors as :func:`check`."""
     if interpreted():
-        if first.device.type != "cpu":
-            raise ValueError(f"{op}: {first_name} is on {first.device}, but kernels are interpreted on the CPU here")
-    elif first.device.type != "cuda" or first.device.index != torch.cuda.current_device():
+        need(t.device.type == "cpu", f"{op}: {name} is on {t.device}, but kernels are interpreted on the CPU here")
+    elif t.device.type != "cuda" or t.device.index != torch.cuda.current_device():
         raise ValueError(
-            f"{op}: {first_name} is on {first.device}, but kernels are compiled for cuda:"
-            f"{torch.cuda.current_device()} in this process (TRITON_INTERPRET=1 interprets them on the CPU)"
+            f"{op}: {name} is on {t.device}, but kernels are compiled for cuda:{torch.cuda.current_device()} in this "
+            "process (TRITON_INTERPRET=1 interprets them on the CPU)"
         )
-    if first.dtype == torch.bfloat16 and not runs_bfloat16(first.device):
-        raise TypeError(f"{op}: no bfloat16 on {first.device} (it needs sm_80, or the fast interpreter): use float16")
+    if t.dtype == torch.bfloat16 and not runs_bfloat16(t.device):
+        raise TypeError(f"{op}: no bfloat16 on {t.device} (it needs sm_80, or the fast interpreter): use float16")
 
 
 def as_rows(x: torch.Tensor) -> torch.Tensor:

@@ -158,7 +158,7 @@ def launch_linear(op, x, weight, bias, activation, residual, dropout_p=0.0, seed
         M = y.numel() // N
         x_rows = as_rows(x) if K else x.reshape(M, 0)
         residual_rows = None if residual is None else as_rows(residual)
-        tile = tiles.linear(M, N, K, x.dtype)
+        tile = tiles.linear(M, N, K, x.dtype, dropout=dropout_p > 0)
         linear_kernel[(triton.cdiv(M, tile["BLOCK_M"]) * triton.cdiv(N, tile["BLOCK_N"]),)](
             y,
             x_rows,

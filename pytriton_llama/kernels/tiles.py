@@ -37,12 +37,12 @@ def _rows(M: int, BLOCK_N: int) -> dict:
         return {"BLOCK_M": min(triton.next_power_of_2(M), max(1, INTERPRETED_ROWS // BLOCK_N)), "BLOCK_N": BLOCK_N}
     # Short rows share a program, so that it has a thousand elements at least to hide latency with. Then 16 elements
     # a thread: two loads of 16 bytes in 16 bits. Measured on an H200; 8 to 32 elements are within 2 %.
-    BLOCK_M = max(1, 1024 // BLOCK_N)
+    BLOCK_M = max(1, 1024 // max(BLOCK_N, 16))
     return {"BLOCK_M": BLOCK_M, "BLOCK_N": BLOCK_N, "num_warps": min(32, max(2, BLOCK_M * BLOCK_N // 512))}
 
 
-def linear(M: int, N: int, K: int, dtype: torch.dtype) -> dict:
-    """A (BLOCK_M, BLOCK_N) tile of y, K walked in steps of BLOCK_K."""
+def linear(M: int, N: int, K: int, dtype: torch.dtype, dropout: bool = False) -> dict:
+    """A (BLOCK_M, BLOCK_N) tile of y, K walked in steps of BLOCK_K; random numbers need registers of their own."""
     if interpreted():
         return _interpreted_linear(M, N, K)
     if dtype == torch.float32:
@@ -55,7 +55,7 @@ def linear(M: int, N: int, K: int, dtype: torch.dtype) -> dict:
         }
     elif M <= 16:
         tile = {"BLOCK_M": 16, "BLOCK_N": 64, "BLOCK_K": 128, "num_warps": 4, "num_stages": 3}
-    elif M <= 64:
+    elif M <= 64 or dropout:
         tile = {"BLOCK_M": 64, "BLOCK_N": 64, "BLOCK_K": 64, "num_warps": 4, "num_stages": 3}
     else:
         tile = {"BLOCK_M": 128, "BLOCK_N": 128, "BLOCK_K": 32, "num_warps": 8, "num_stages": 3}
@@ -115,23 +115,24 @@ def flash_attention(length_q: int, length_k: int, head_dim: int, dtype: torch.dt
             "BLOCK_N": min(256, max(16, triton.next_power_of_2(length_k))),
             "BLOCK_D": BLOCK_D,
         }
+    # float32 has no tensor cores under "ieee": the products are done in registers, of which more warps have more.
     if dtype == torch.float32:
-        M, N, stages = {
-            16: (64, 32, 2),
-            32: (64, 32, 2),
-            64: (64, 32, 2),
-            128: (32, 32, 1),
-            256: (16, 16, 1),
+        M, N, warps, stages = {
+            16: (64, 32, 4, 2),
+            32: (64, 32, 4, 2),
+            64: (64, 32, 8, 2),
+            128: (32, 16, 8, 1),
+            256: (16, 16, 8, 1),
         }[BLOCK_D]
     else:
-        M, N, stages = {
-            16: (128, 64, 2),
-            32: (128, 64, 2),
-            64: (128, 64, 2),
-            128: (64, 32, 2),
-            256: (32, 32, 1),
+        M, N, warps, stages = {
+            16: (128, 64, 4, 2),
+            32: (128, 64, 4, 2),
+            64: (128, 64, 4, 2),
+            128: (64, 32, 4, 2),
+            256: (32, 32, 4, 1),
         }[BLOCK_D]
-    return {"BLOCK_M": M, "BLOCK_N": N, "BLOCK_D": BLOCK_D, "num_warps": 4, "num_stages": stages}
+    return {"BLOCK_M": M, "BLOCK_N": N, "BLOCK_D": BLOCK_D, "num_warps": warps, "num_stages": stages}
 
 
 def flash_decoding(programs: int, group: int, max_length: int, head_dim: int, device: torch.device) -> dict:
@@ -146,7 +147,7 @@ def flash_decoding(programs: int, group: int, max_length: int, head_dim: int, de
         BLOCK_N = min(512, max(16, triton.next_power_of_2(max_length)))
         BLOCK_ROWS = min(256, triton.next_power_of_2(programs * group))
         return {"BLOCK_N": BLOCK_N, "BLOCK_D": BLOCK_D, "BLOCK_G": BLOCK_G, "SPLITS": 1, "BLOCK_ROWS": BLOCK_ROWS}
-    BLOCK_N = 32 if BLOCK_D > 128 else 64
+    BLOCK_N = 64 if BLOCK_D <= 64 else 32 if BLOCK_D == 128 else 16
     processors = torch.cuda.get_device_properties(device).multi_processor_count
     useful = max(1, triton.cdiv(max_length, 4 * BLOCK_N))
     SPLITS = min(64, triton.next_power_of_2(min(useful, triton.cdiv(2 * processors, programs))))
@@ -156,6 +157,6 @@ def flash_decoding(programs: int, group: int, max_length: int, head_dim: int, de
         "BLOCK_G": max(16, BLOCK_G),  # the fewest rows that a tensor core takes
         "SPLITS": SPLITS,
         "BLOCK_ROWS": 1,
-        "num_warps": 4,
+        "num_warps": 4 if BLOCK_D <= 128 else 8,
         "num_stages": 1,
     }
