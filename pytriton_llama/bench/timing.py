@@ -48,7 +48,8 @@ class CudaTimer:
                 outputs.append(run(*sets[i % len(sets)]))
         start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
 
-        def sample() -> float:
+        # A graph owns neither the code nor the memory that it replays: without this, compiled code may be unloaded.
+        def sample(alive: object = (run, sets, outputs)) -> float:
             self.scratch.zero_()  # takes longer than it takes Python to queue the next three lines
             start.record()
             graph.replay()

@@ -26,5 +26,5 @@ def test_compiles_and_fits(capability):
     assert len(kernels) > 100
     assert [k for k in kernels if "error" in k] == []
     assert [k for k in kernels if k["shared"] > k["limit"]] == []
-    # fp32 attention at head_dim 80 and 128 keeps a few values in local memory: 136 bytes a thread are tolerated.
-    assert [k for k in kernels if k["stack"] > 136 and capability >= 80] == []
+    # A frame of 8 bytes is the compiler's own; anything larger holds registers that did not fit.
+    assert [k for k in kernels if k["stack"] > 8 and capability >= 80] == []
