@@ -23,6 +23,7 @@ from pytriton_llama.interpreter.patches import replaces, stock
 from pytriton_llama.interpreter.types import Splat, TensorHandle, integer_range, np_dtype
 
 ADDRESSES = 1 << 64
+ELSEWHERE = "?"  # the origin of a pointer to memory that the kernel was given no argument for
 
 
 class Affine(TensorHandle):
@@ -48,7 +49,7 @@ class Affine(TensorHandle):
             out = np.full((1,) * len(self.shape), base, kind)
             for d, (step, n) in enumerate(zip(self.steps, self.shape, strict=True)):
                 if step and n > 1:
-                    ramp = (np.arange(n, dtype=np.int64) * step).astype(kind)
+                    ramp = (np.arange(n, dtype=np.uint64) * np.uint64(step % ADDRESSES)).astype(kind)
                     out = out + ramp.reshape([n if e == d else 1 for e in range(len(self.shape))])
             # A broadcast view could not be written to, which the interpreter's C++ code insists on.
             self._data = out if out.shape == self.shape else np.broadcast_to(out, self.shape).copy()
@@ -124,14 +125,14 @@ def formula_of(handle: TensorHandle) -> Formula | None:
 
 
 def _inherit(out: TensorHandle, *sources: TensorHandle) -> TensorHandle:
-    """Pass on what is known about where the operands came from."""
+    """Pass on what is known about where the operands came from; of two different origins neither."""
     for source in sources:
-        if source is not None:
-            known = source.__dict__
-            if known.get("origin") is not None:
-                out.origin = known["origin"]
-            if known.get("wrapped") is not None:
-                out.wrapped = known["wrapped"]
+        known = source.__dict__
+        origin = known.get("origin")
+        if origin is not None:
+            out.origin = origin if out.__dict__.get("origin", origin) == origin else None
+        if known.get("wrapped") is not None:
+            out.wrapped = known["wrapped"]
     return out
 
 
@@ -237,6 +238,22 @@ def trans(builder: Any, arg: TensorHandle, perm: Sequence[int]) -> TensorHandle:
     return _inherit(stock["create_trans"](builder, arg, perm), arg)
 
 
+def _moves(name: str, operands: int) -> None:
+    """Watch an operation that only moves elements: they stay what they are."""
+
+    @replaces(name)
+    def op(builder: Any, *args: Any) -> Any:
+        out = stock[name](builder, *args)
+        sources = args[:operands]
+        for part in out if isinstance(out, tuple) else (out,):
+            _inherit(part, *sources)
+        return out
+
+
+for _name, _operands in {"reshape": 1, "join": 2, "split": 1, "cat": 2, "gather": 1}.items():
+    _moves(f"create_{_name}", _operands)
+
+
 @replaces("get_all_ones_value")
 def all_ones(builder: Any, type: tl.dtype) -> TensorHandle:
     """-1, or of an unsigned type its greatest value."""
@@ -250,6 +267,20 @@ def bitcast(builder: Any, src: TensorHandle, dst_type: tl.dtype) -> TensorHandle
     if type(src) is Affine and src.dtype.is_ptr() and dst_type.scalar.is_ptr():
         return _inherit(Affine(dst_type.scalar, src.base, src.steps, src.shape), src)
     return _inherit(stock["create_bitcast"](builder, src, dst_type), src)
+
+
+@replaces("create_ptr_to_int")
+def ptr_to_int(builder: Any, src: TensorHandle, dst_type: tl.dtype) -> TensorHandle:
+    return _inherit(stock["create_ptr_to_int"](builder, src, dst_type), src)
+
+
+@replaces("create_int_to_ptr")
+def int_to_ptr(builder: Any, src: TensorHandle, dst_type: tl.dtype) -> TensorHandle:
+    """An address that was computed from no pointer, but loaded, say, names memory that no argument stands for."""
+    out = _inherit(stock["create_int_to_ptr"](builder, src, dst_type), src)
+    if out.__dict__.get("origin") is None:
+        out.origin = ELSEWHERE
+    return out
 
 
 # ------------------------------------------------------------------------------------------------ arithmetic
@@ -276,13 +307,13 @@ def _arithmetic(name: str, exact: Any) -> None:
 
 
 def wraps(name: str, lhs: TensorHandle, rhs: TensorHandle, out: TensorHandle) -> bool:
-    """Whether an element of a signed sum, difference or product of at most 32 bits does not fit into its type."""
+    """Whether an element of a signed sum, difference, product or left shift of at most 32 bits does not fit."""
     if out.data.dtype.kind != "i" or out.data.dtype.itemsize > 4 or name not in _EXACT:
         return False
     return bool((_EXACT[name](lhs.data, rhs.data, dtype=np.int64) != out.data).any())
 
 
-_EXACT = {"create_add": np.add, "create_sub": np.subtract, "create_mul": np.multiply}
+_EXACT = {"create_add": np.add, "create_sub": np.subtract, "create_mul": np.multiply, "create_shl": np.left_shift}
 
 
 def _sum(a: Affine, b: Affine) -> tuple[int, list[int]]:
@@ -297,6 +328,10 @@ def _product(a: Affine, b: Affine) -> tuple[int, list[int]] | None:
     if not b.constant:
         a, b = b, a
     return (a.base * b.base, [s * b.base for s in a.steps]) if b.constant else None
+
+
+def _shifted(a: Affine, b: Affine) -> tuple[int, list[int]] | None:
+    return (a.base << b.base, [s << b.base for s in a.steps]) if b.constant and 0 <= b.base < 64 else None
 
 
 def _quotient(a: Affine, b: Affine) -> tuple[int, list[int]] | None:
@@ -327,6 +362,7 @@ for _name, _exact in {
     "create_add": _sum,
     "create_sub": _difference,
     "create_mul": _product,
+    "create_shl": _shifted,
     "create_sdiv": _quotient,
     "create_udiv": _quotient,
     "create_srem": _remainder,

@@ -7,6 +7,7 @@ signature anew; here that happens once.
 import dataclasses
 import inspect
 import operator
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -20,7 +21,7 @@ from triton.tools.tensor_descriptor import TensorDescriptor
 from pytriton_llama.interpreter import plans, rules, types, watch
 from pytriton_llama.interpreter.affine import Affine, everywhere, scalar
 from pytriton_llama.interpreter.blas import one_thread
-from pytriton_llama.interpreter.patches import put, replaces, stock
+from pytriton_llama.interpreter.patches import put, replaces
 from pytriton_llama.interpreter.types import TensorHandle, kind_of, tensor
 
 builder = interpreter.interpreter_builder
@@ -107,6 +108,7 @@ class Kernel:
 
 
 _kernels: dict[Any, Kernel] = {}
+_launching = threading.RLock()  # the builder knows one program at a time; launches of other threads wait
 
 
 def _run(self: interpreter.InterpretedFunction, *args: Any, grid: Any, warmup: bool, **kwargs: Any) -> None:
@@ -125,7 +127,8 @@ def _run(self: interpreter.InterpretedFunction, *args: Any, grid: Any, warmup: b
         args, kwargs = interpreter.GridExecutor._init_args_hst(None, args, kwargs)
     for hook in self.pre_run_hooks:
         hook(*args, **kwargs)
-    _launch(self.fn.__name__, kernel, grid, kernel.bind(tuple(args), kwargs))
+    with _launching:
+        _launch(self.fn.__name__, kernel, grid, kernel.bind(tuple(args), kwargs))
     if copied:
         interpreter.GridExecutor._restore_args_dev(None, given[0], args, given[1], kwargs)
 
@@ -174,7 +177,7 @@ def _call(self: interpreter.InterpretedFunction, *args: Any, **kwargs: Any) -> A
     function = _nested.get(self)
     if function is None:
         function = self.rewrite()
-        if self.fn.__module__.startswith("triton.language."):
+        if (self.fn.__module__ or "").startswith("triton.language."):  # None: made by exec, outside any module
             function = plans.planned(function)
         else:
             rules.check_source(self.fn)
@@ -269,6 +272,3 @@ def uninstall() -> None:
         _scope = None
     _kernels.clear()
     _nested.clear()
-
-
-__all__ = ["Affine", "TensorHandle", "install", "stock", "uninstall"]

@@ -20,13 +20,19 @@ from pytriton_llama.interpreter.types import Splat, TensorHandle, bf16_to_f32, f
 
 # All memory that a process can have (47 bits), as one buffer; nothing is touched by making it. It starts after the
 # first page: address 0 is no memory, and a view that would begin there is an error instead of a crash.
-_FIRST = 4096
-_SPACE: Any = (ctypes.c_char * ((1 << 47) - _FIRST)).from_address(_FIRST)
+_FIRST, _END = 4096, 1 << 47
+_SPACE: Any = (ctypes.c_char * (_END - _FIRST)).from_address(_FIRST)
 
 
 def view(address: int, shape: Sequence[int], steps: Sequence[int], dtype: np.dtype) -> np.ndarray:
     """The memory at an address as a writable array; nothing is read."""
     return np.ndarray(shape, dtype, _SPACE, address - _FIRST, steps)
+
+
+def _reachable(pointer: Affine, itemsize: int) -> bool:
+    """Whether a view of the whole block can be made; what a mask switches off may be anywhere, or nowhere."""
+    low, high = pointer.span()
+    return low >= _FIRST and high + itemsize <= _END
 
 
 def _element(pointer: TensorHandle) -> tuple[tl.dtype, np.dtype]:
@@ -71,9 +77,16 @@ def masked_load(builder: Any, pointer: TensorHandle, mask: Any, other: TensorHan
     box = formula_of(mask)
     if type(pointer) is not Affine or (mask.data if box is None else box).shape != pointer.shape:
         return stock["create_masked_load"](builder, pointer, mask, other, *how)
-    if type(box) is not Box:  # copyto touches only what the mask selects
+    if type(box) is not Box:
+        if not _reachable(pointer, dtype.itemsize):
+            return stock["create_masked_load"](builder, pointer, mask, other, *how)
         out = _filled(pointer.shape, dtype, other)
-        np.copyto(out, view(pointer.base, pointer.shape, pointer.steps, dtype), where=mask.data)
+        block = view(pointer.base, pointer.shape, pointer.steps, dtype)
+        # copyto reads only what the mask selects, unless the result lies between the block's first and last element:
+        # then it starts with a copy of all of the block, and what the mask switches off need not be memory.
+        if np.may_share_memory(out, block):
+            return stock["create_masked_load"](builder, pointer, mask, other, *how)
+        np.copyto(out, block, where=mask.data)
     elif box.full:
         out = view(pointer.base, pointer.shape, pointer.steps, dtype).copy()
     elif box.empty:
@@ -152,6 +165,8 @@ def masked_store(builder: Any, pointer: TensorHandle, value: TensorHandle, mask:
         if not box.empty:
             address, shape = corner(pointer, box)
             view(address, shape, pointer.steps, dtype)[...] = value.data[box.slices]
+    elif not _reachable(pointer, dtype.itemsize):
+        interpreter._interpreter.store(pointer.data, value.data, mask.data)
     else:
         np.copyto(view(pointer.base, pointer.shape, pointer.steps, dtype), value.data, where=mask.data)
 

@@ -43,7 +43,8 @@ def reduction(
     stock = interpreter.ReduceOps(axis, combine, keep_dims)
     stock.check_tensor(inputs)
     if combine in _UFUNCS:
-        out = _UFUNCS[combine].reduce(values_of(handles[0]), axis=axis, keepdims=keep_dims)
+        values = values_of(handles[0])  # of their own type: numpy would add int32 in int64, which then does not fit
+        out = _UFUNCS[combine].reduce(values, axis=axis, dtype=values.dtype, keepdims=keep_dims)
         if is_bf16(handles[0]):
             out = f32_to_bf16(np.atleast_1d(out)).reshape(np.shape(out))
         outputs: Any = [stock.to_tensor(out, kinds[0].dtype)]

@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterable, Mapping
 from functools import cache
 from typing import Any
 
-from triton.backends import backends
 from triton.backends.nvidia.compiler import min_dot_size
 from triton.compiler.code_generator import CodeGenerator
 from triton.compiler.errors import UnsupportedLanguageConstruct
@@ -57,6 +56,3 @@ def install() -> None:
     """Make ``tl.dot`` refuse what no tensor core takes: K below 16, or below 32 for 8-bit operands."""
     builder = interpreter.interpreter_builder
     put(builder, "codegen_fns", {**builder.codegen_fns, "min_dot_size": min_dot_size(None)})
-
-
-__all__ = ["backends", "check_keywords", "check_source", "install", "launch_options"]

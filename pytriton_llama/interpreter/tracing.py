@@ -9,7 +9,8 @@
 A kernel that does what would be wrong on a GPU raises at the line that does it:
 
 OutOfBounds      a load, store or atomic outside the memory of the argument whose pointer it used (where the interpreter
-                 lost track of that: outside every argument's). Elements that a mask switches off do not count.
+                 lost track of that: outside every argument's). Elements that a mask switches off do not count, nor
+                 does memory whose address the kernel loaded: no argument says where that ends.
                  ``extent="view"`` narrows the memory from the storage behind the argument to what its shape and
                  strides reach.
 Race             two programs of one launch store to one address, or one loads what another stores, or a store gives one
@@ -18,7 +19,8 @@ Overflow         an int32 offset that wrapped around is added to a pointer.
 AssertionFailed  a ``tl.device_assert`` does not hold.
 Uninitialized    a load of memory that nothing has written: of tensors that ``torch.empty`` and its relatives make in
                  the block, and of those given to ``t.poison``. Any torch operation that writes to such a tensor counts
-                 as writing all of it; writes through numpy or ctypes are not seen.
+                 as writing all of it; writes through numpy or ctypes are not seen. Tensors made in torch's inference
+                 mode are taken for written: torch does not count what it writes to them.
 
 Each of them is switched off by an argument of :func:`trace`. Where the process compiles for a GPU, each launch in the
 block runs in a worker process instead, interpreted, on copies in the CPU's memory that are copied back
@@ -42,7 +44,7 @@ from triton.runtime import interpreter
 from triton.tools.tensor_descriptor import TensorDescriptor
 
 from pytriton_llama.interpreter import watch
-from pytriton_llama.interpreter.affine import Affine, Box, formula_of
+from pytriton_llama.interpreter.affine import ELSEWHERE, Affine, Box, formula_of
 from pytriton_llama.interpreter.memory import corner, one_to_one, view
 from pytriton_llama.interpreter.watch import Violation
 
@@ -286,7 +288,7 @@ class Trace:
                 self._declare(f"{name}[{i}]", part)
 
     def finished(self) -> None:
-        """A load that came before another program's store: on a GPU it may come after."""
+        """A load that came before another program's store or atomic: on a GPU it may come after."""
         for extent in self.extents.values():
             poison = self.poisons.get(extent.storage)
             if poison is not None and poison.written.all():
@@ -296,12 +298,13 @@ class Trace:
             if writers is None or me in self.synchronised:
                 continue
             last = self._granules(writers, extent, block)[0]
-            clash = (last > 0) & (last != me)
+            clash = (last != 0) & (last != me)
             if clash.any():
-                other = self._program(int(last[clash][0]))
+                other = int(last[clash][0])
+                who = "an atomic updates" if other < 0 else f"program {self._program(other)} stores to"
                 raise Race(
                     f"kernel {self.now.kernel}, {where}, program {self._program(me)}: loads "
-                    f"{int(clash.any(-1).sum())} elements of {extent} that program {other} stores to"
+                    f"{int(clash.any(-1).sum())} elements of {extent} that {who}"
                 )
 
     def load(self, pointer: Any, mask: Any) -> None:
@@ -348,14 +351,15 @@ class Trace:
         if not block.count:
             return None
         low, high = block.span()
-        extent = self.extents.get(pointer.__dict__.get("origin"))
+        origin = pointer.__dict__.get("origin")
+        extent = self.extents.get(origin)
         known = extent is not None
         if extent is None:
             extent = next((e for e in self.extents.values() if e.holds(low, high)), None)
-        counter[extent.name if extent else "?"] += block.count * block.item
+        counter[extent.name if extent else ELSEWHERE] += block.count * block.item
         self.now.operations[kind] += 1
         if extent is None or not extent.holds(low, high):
-            if self.bounds:
+            if self.bounds and origin != ELSEWHERE:
                 self._out_of_bounds(kind, block, extent if known else None)
             return None
         if self.recorded + block.count <= self.limit:
@@ -506,7 +510,7 @@ class _EmptyTensors(TorchFunctionMode):
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         out = func(*args, **(kwargs or {}))
-        if func in self.makers and out.device.type != "meta" and out.layout == torch.strided:
+        if func in self.makers and out.device.type != "meta" and out.layout == torch.strided and not out.is_inference():
             self.trace.poison(out)
         return out
 

@@ -123,7 +123,7 @@ class Packer:
 
     def function(self, callable: Any) -> Shipped | Imported:
         function = callable.fn
-        if function.__module__.startswith("triton."):
+        if (function.__module__ or "").startswith("triton."):
             return Imported(function.__module__, function.__qualname__)
         if id(callable) in self.indices:
             return Shipped(self.indices[id(callable)])

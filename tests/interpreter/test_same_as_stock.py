@@ -253,7 +253,41 @@ def test_masked_off_memory_is_left_alone(kernel):
         assert torch.equal(out, expected)
 
 
+@triton.jit
+def far_rows(x, y, stride, N, B: tl.constexpr):
+    i = tl.arange(0, B)[:, None].to(tl.int64)
+    j = tl.arange(0, B)[None, :]
+    k = (i < N) & ((i + j) % 2 == 0)
+    tl.store(y + i * stride + j, tl.load(x + i * stride + j, mask=k, other=0.0), mask=k)
+
+
+@pytest.mark.parametrize("n", [0, 1])
+@pytest.mark.parametrize("stride", [1 << 20, -(1 << 20), 1 << 30, -(1 << 40), 1 << 57, -(1 << 57)])
+def test_masked_off_elements_may_be_far_away(stride, n):
+    """Catches a masked copy whose result lies inside the block that it reads: numpy then copies all of the block first,
+    from where no memory is (a crash); and formulas whose addresses are no addresses."""
+    same(far_rows, (1,), rand(64), zeros(64), stride, n, 64)
+
+
 # ------------------------------------------------------------------------------------- integers
+
+
+@triton.jit
+def wrapping_sum(y, B: tl.constexpr):
+    i = tl.arange(0, B) + 2147483000
+    tl.store(y, tl.sum(i))
+    tl.store(y + 1 + tl.arange(0, 1), tl.sum(i[:, None], 0))
+    tl.store(y + tl.arange(0, B), (i - 2147483000) << 29, mask=tl.arange(0, B) > 1)
+
+
+def test_sums_and_shifts_wrap():
+    """Catches a sum of int32 kept in int64, which then fits into no int32 (the stock interpreter raises), and a formula
+    for a shift that does not fit."""
+    y = zeros(16, dtype=torch.int32)
+    wrapping_sum[(1,)](y, 16)
+    total = (16 * 2147483000 + 120 + (1 << 31)) % (1 << 32) - (1 << 31)
+    shifted = [((i << 29) + (1 << 31)) % (1 << 32) - (1 << 31) for i in range(2, 16)]
+    assert y.tolist() == [total, total, *shifted]
 
 
 @triton.jit

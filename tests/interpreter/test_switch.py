@@ -3,9 +3,11 @@
 import os
 import subprocess
 import sys
+import threading
 
 import numpy as np
 import pytest
+import torch
 import triton
 import triton.language as tl
 from triton.runtime import interpreter as stock
@@ -127,3 +129,44 @@ def test_options_set_by_the_user_hold(debug):
         builder.options = options
     doubled[(1,)](x, 2**30)
     assert x.item() == -(2**31)
+
+
+others: list[threading.Thread] = []
+
+
+def meanwhile():
+    """Let another thread launch, once, and give it time to."""
+    while others:
+        other = others.pop()
+        other.start()
+        other.join(0.3)
+
+
+@triton.jit
+def numbers(y, first: tl.constexpr):
+    meanwhile()
+    tl.store(y + tl.program_id(0), first + tl.program_id(0))
+
+
+def test_threads_take_turns():
+    """Catches a launch amid another thread's: the builder then tells the first one the second one's program."""
+    mine, its = torch.zeros(8), torch.zeros(8)
+    other = threading.Thread(target=lambda: numbers[(5,)](its, 10))
+    others.append(other)
+    numbers[(3,)](mine, 1)
+    other.join()
+    assert mine.tolist() == [1, 2, 3, 0, 0, 0, 0, 0]
+    assert its.tolist() == [10, 11, 12, 13, 14, 0, 0, 0]
+
+
+def test_kernels_without_a_module():
+    """Catches a kernel from exec whose functions know no module's name."""
+    space = {"triton": triton, "tl": tl}
+    exec(
+        "@triton.jit\ndef inner(v):\n    return v + 1\n"
+        "@triton.jit\ndef outer(x):\n    tl.store(x, inner(tl.load(x)))\n",
+        space,
+    )
+    x = torch.zeros(1)
+    space["outer"][(1,)](x)
+    assert x.item() == 1

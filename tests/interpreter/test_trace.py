@@ -234,6 +234,39 @@ def test_neighbours_are_not_the_argument():
     caught(OutOfBounds, loads_beyond, (1,), both[:16], both[16:48], 32, 32, extent="view")
 
 
+@triton.jit
+def either(x, y, out, B: tl.constexpr):
+    i = tl.arange(0, B)
+    tl.store(out + i, tl.load(tl.where(i % 2 == 0, x + i, y + i)))
+
+
+@triton.jit
+def grouped(addresses, out, B: tl.constexpr):
+    i = tl.arange(0, B)
+    x = tl.load(addresses + tl.program_id(0)).to(tl.pointer_type(tl.float32))
+    tl.store(out + tl.program_id(0) * B + i, tl.load(x + i))
+
+
+@triton.jit
+def there_and_back(x, out, B: tl.constexpr):
+    p = (x.to(tl.int64) + 4).to(tl.pointer_type(tl.float32))
+    tl.store(out + tl.arange(0, B), tl.load(p + tl.arange(0, B)))  # here
+
+
+def test_pointers_of_several_arguments_or_of_none():
+    """Catches a choice between two arguments taken for one of them, a loaded address held against the arguments, and an
+    argument forgotten on the way through an integer."""
+    parts = [torch.randn(16) for _ in range(3)]
+    addresses = torch.tensor([p.data_ptr() for p in parts])
+    out = zeros(48)
+    with trace() as t:
+        either[(1,)](parts[0], parts[1], out, 16)
+        grouped[(3,)](addresses, out, 16)
+    assert torch.equal(out, torch.cat(parts))
+    assert t.launches[1].loaded == {"addresses": 24, "?": 192}
+    caught(OutOfBounds, there_and_back, (1,), parts[0], out, 16)
+
+
 def test_bounds_can_be_switched_off():
     """Catches an option that is ignored."""
     with trace(bounds=False) as t:
@@ -363,6 +396,20 @@ def test_views_of_other_widths_race():
     caught(Race, both, (2,), y, y.view(torch.int16), 32)
 
 
+@triton.jit
+def reads_a_counter(x, first, B: tl.constexpr):
+    if tl.program_id(0) == first:
+        tl.store(x + 1, tl.load(x))  # here
+    else:
+        tl.atomic_add(x, 1.0)
+
+
+@pytest.mark.parametrize("first", [0, 1])
+def test_load_of_what_an_atomic_updates(first):
+    """Catches a load that comes before the other program's atomic, not after it."""
+    caught(Race, reads_a_counter, (2,), zeros(2), first, 16)
+
+
 # ------------------------------------------------------------------------------------- overflow, assertions
 
 
@@ -379,6 +426,25 @@ def far_rows(x, index, y, stride, B: tl.constexpr):
     offsets = rows * stride + 1
     p = x + offsets[:, None]  # here
     tl.store(y + tl.arange(0, B)[:, None], tl.load(p, mask=rows[:, None] < 0, other=0.0))
+
+
+@triton.jit
+def far_respelled(x, stride, WAY: tl.constexpr, B: tl.constexpr):
+    i = tl.arange(0, B)
+    offsets = i * stride
+    if WAY == "shift":
+        offsets = i << 29
+    elif WAY == "reshape":
+        offsets = tl.ravel(tl.reshape(offsets, (2, B // 2)))
+    elif WAY == "join":
+        offsets = tl.ravel(tl.join(i, offsets))
+    elif WAY == "split":
+        offsets, _ = tl.split(tl.join(offsets, i))
+    elif WAY == "gather":
+        offsets = tl.gather(offsets, i, 0)
+    elif WAY == "negate":
+        offsets = -(i - 2147483647 - 1)
+    x + offsets  # here
 
 
 @triton.jit
@@ -401,6 +467,12 @@ def test_offset_overflow(kernel):
     assert "int32" in message
     with trace(overflow=False):
         kernel[(1,)](zeros(16), *index, zeros(16), 40000, 16)
+
+
+@pytest.mark.parametrize("way", ["product", "shift", "reshape", "join", "split", "gather", "negate"])
+def test_offset_overflow_by_other_words(way):
+    """Catches a shift that wraps, and offsets whose past is forgotten where their elements are moved."""
+    caught(Overflow, far_respelled, (1,), zeros(16), 1 << 30, way, 16)
 
 
 @pytest.mark.parametrize("kernel, args", [(hashed, ()), (widened, (zeros(16), 40000))])
@@ -483,6 +555,14 @@ def test_torch_may_write_too():
         z = torch.empty(64)
         z[:32] = 1.0
         reads[(1,)](z[:32], torch.empty(32), 32, 32)
+
+
+def test_inference_mode():
+    """Catches a trace that asks torch for the version of a tensor that has none."""
+    with trace(), torch.inference_mode():
+        x = torch.empty(32)
+        x.fill_(1.0)
+        reads[(1,)](x, torch.empty(32), 32, 32)
 
 
 def test_poison_by_hand():
