@@ -8,6 +8,7 @@ import pytest
 import torch
 import triton
 import triton.language as tl
+from triton.runtime import interpreter as stock
 from triton.tools.tensor_descriptor import TensorDescriptor
 
 from pytriton_llama import interpreter
@@ -404,7 +405,7 @@ def block_pointer(x, y, M, N, B: tl.constexpr):
 
 
 @pytest.mark.filterwarnings("ignore:tl.make_block_ptr is deprecated")
-@pytest.mark.skipif(not hasattr(triton.runtime.interpreter, "BlockPointerHandle"), reason="gone since triton 3.9")
+@pytest.mark.skipif(not hasattr(stock, "BlockPointerHandle"), reason="gone since triton 3.9")
 def test_block_pointer():
     """Catches offsets that an earlier `advance` shares with a later one."""
     same(block_pointer, (1,), rand(20, 20), zeros(20, 20), 20, 20, 16)
