@@ -17,7 +17,7 @@ INTERPRETED_ROWS = 1 << 16
 INTERPRETED_WEIGHT = 1 << 19
 # The longest row that a program keeps in registers as one block, and the blocks in which it walks along longer ones.
 MAX_ROW_BLOCK = 32768
-LONG_ROW_BLOCK = 32768
+LONG_ROW_BLOCK = 16384
 # An element-wise program's share of a row.
 ELEMENTWISE_BLOCK = 2048
 
