@@ -78,8 +78,9 @@ def _enable_fast_interpreter() -> None:
     interpreter.enable()
 
 
+@functools.cache
 def interpreted() -> bool:
-    """Whether kernels run in Triton's interpreter in this process."""
+    """Whether kernels run in Triton's interpreter in this process. Triton decides when it is imported, for good."""
     import triton
 
     return bool(triton.knobs.runtime.interpret)
@@ -88,7 +89,7 @@ def interpreted() -> bool:
 def runs_bfloat16(device: "torch.device") -> bool:
     """Whether kernels on the device compute in bfloat16: a GPU from sm_80 on; our interpreter, not Triton's own."""
     if device.type == "cuda":
-        return _capability(device) >= (8, 0)
+        return capability(device) >= (8, 0)
     from pytriton_llama import interpreter
 
     # Triton's own multiplies bf16's bit patterns, and cuts stores off instead of rounding.
@@ -96,7 +97,8 @@ def runs_bfloat16(device: "torch.device") -> bool:
 
 
 @functools.cache
-def _capability(device: "torch.device") -> tuple[int, int]:
+def capability(device: "torch.device") -> tuple[int, int]:
+    """The GPU's generation, (9, 0) for sm_90."""
     import torch
 
     return torch.cuda.get_device_capability(device)

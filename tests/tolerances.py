@@ -1,10 +1,8 @@
-"""The one table of tolerances, and the comparison that uses it."""
+"""The comparison of a result with its oracle, within the package's one table of tolerances."""
 
 import torch
 
-# Against an oracle in float64 over the same inputs. 16-bit results are rounded once or twice (half an ulp is 2⁻¹¹ and
-# 2⁻⁸ of a value); float32 results carry the rounding of sums of up to a few thousand products.
-TOLERANCE = {torch.float32: 5e-6, torch.float16: 1e-3, torch.bfloat16: 8e-3}
+from pytriton_llama.tolerances import TOLERANCE
 
 
 def assert_close(actual: torch.Tensor, oracle: torch.Tensor, size: torch.Tensor | None = None) -> None:

@@ -5,8 +5,7 @@ from typing import Any
 
 import torch
 
-# Of an element and of its row's largest: as in tests/tolerances.py (a test holds the two together).
-TOLERANCE = {torch.float32: 5e-6, torch.float16: 1e-3, torch.bfloat16: 8e-3}
+from pytriton_llama.tolerances import TOLERANCE
 
 
 @contextlib.contextmanager

@@ -18,20 +18,19 @@ def bench(ops: Sequence[str] = (), quick: bool = False, record: bool = False) ->
         LlamaError: no such operation, no GPU, another GPU than the one to record on, points left to measure.
     """
     from pytriton_llama.bench import harness, results, timing
-    from pytriton_llama.bench.case import cases
+    from pytriton_llama.bench.cases import CASES
     from pytriton_llama.bench.figures import notes, publish, table
 
-    known = cases()
-    if unknown := [op for op in ops if op not in known]:
-        raise LlamaError(f"bench: no operation {unknown[0]!r}; known: {', '.join(known)}")
+    if unknown := [op for op in ops if op not in CASES]:
+        raise LlamaError(f"bench: no operation {unknown[0]!r}; known: {', '.join(CASES)}")
     if quick and record:
         raise LlamaError("bench: --quick measures too little to --record; leave one out")
     timer, environment = timing.CudaTimer(), timing.environment()
     if record:
         allow_recording(environment.gpu)
     unfinished = []
-    for op in ops or known:
-        this = known[op]
+    for op in ops or CASES:
+        this = CASES[op]
         path = settings.LOCAL / f"{this.result}{'.quick' if quick else ''}.csv"
         points = this.quick if quick else this.points
         left = harness.run(

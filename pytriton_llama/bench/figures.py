@@ -10,7 +10,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from pytriton_llama.bench import results, settings
-from pytriton_llama.bench.case import Case, Point, cases
+from pytriton_llama.bench.case import Case, Point
+from pytriton_llama.bench.cases import CASES
 from pytriton_llama.bench.plot import plot
 from pytriton_llama.bench.results import Row
 from pytriton_llama.errors import LlamaError
@@ -61,8 +62,14 @@ def notes(case: Case, rows: Sequence[Row]) -> str:
         times = [float(row.launch_us) for row in rows if row.contender == name and row.status == "ok"]
         if times and name != settings.COPY:
             costs.append(f"{name} {statistics.median(times):.0f}")
+    wrappers = [
+        float(row.launch_us) - float(row.bare_launch_us)
+        for row in rows
+        if row.contender == settings.OURS and row.status == "ok"
+    ]
     compared = f"Ours / best peer, geometric mean: {', '.join(means)}. " if means else ""
-    return f"{compared}Launching from Python, which no rate contains: {', '.join(costs)} µs."
+    besides = f"; of ours, the wrapper's own Python is {statistics.median(wrappers):.1f} µs" if wrappers else ""
+    return f"{compared}Launching from Python, which no rate contains: {', '.join(costs)} µs{besides}."
 
 
 def section(case: Case, rows: Sequence[Row]) -> str:
@@ -90,7 +97,7 @@ def publish(case: Case, rows: Sequence[Row], folder: Path = settings.RECORDED) -
 
 def updated(text: str, folder: Path = settings.RECORDED) -> str:
     """README's text with every recorded result between its markers."""
-    by_result = {case.result: case for case in cases().values()}
+    by_result = {case.result: case for case in CASES.values()}
 
     def between(found: re.Match) -> str:
         opening, name, old, closing = found.groups()
@@ -110,7 +117,7 @@ def disagreements(text: str, folder: Path = settings.RECORDED) -> list[str]:
 
 def main() -> None:
     """Make every PNG and README.md's tables from what is recorded."""
-    for case in cases().values():
+    for case in CASES.values():
         if rows := results.read(settings.RECORDED / f"{case.result}.csv"):
             plot(case, rows, settings.RECORDED / f"{case.result}.png")
     readme = settings.ROOT / "README.md"

@@ -21,7 +21,8 @@ class Environment:
 
 @dataclass(frozen=True)
 class Row:
-    """Times in µs (median and quartiles of a call on the GPU; ``launch_us``: on the host), rate in ``unit``.
+    """Times in µs (median and quartiles of a call on the GPU; ``launch_us``: on the host; ``bare_launch_us``: what of
+    that our wrapper cannot avoid, its kernels' launches and its results' allocation), rate in ``unit``.
 
     Only status ``ok`` has times; ``wrong`` and ``skipped`` have a note that says why.
     """
@@ -35,6 +36,7 @@ class Row:
     q1_us: str
     q3_us: str
     launch_us: str
+    bare_launch_us: str
     rate: str
     unit: str
     note: str

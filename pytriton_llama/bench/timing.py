@@ -14,6 +14,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 
 import torch
+from triton.runtime.jit import JITFunction
 
 from pytriton_llama.bench import settings
 from pytriton_llama.bench.case import Inputs, Run
@@ -63,7 +64,7 @@ class CudaTimer:
     def launch_cost(self, run: Run, inputs: Inputs) -> float:
         """Seconds of the host's time a call costs when nobody waits for the GPU."""
         times = []
-        for _ in range(5):
+        for _ in range(9):
             torch.cuda.synchronize()
             started = time.perf_counter()
             for _ in range(20):
@@ -72,9 +73,39 @@ class CudaTimer:
         torch.cuda.synchronize()
         return statistics.median(times)
 
+    def bare_launch_cost(self, run: Run, inputs: Inputs) -> float:
+        """The same for the launches alone that a call of ours makes, and the allocation of what they write."""
+        launches = recorded_launches(run, inputs)
+        known = {t.data_ptr() for t in inputs}
+        results = [t for _, _, args, _ in launches for t in args if torch.is_tensor(t) and t.data_ptr() not in known]
+
+        def bare() -> None:
+            for result in results:
+                torch.empty_like(result)
+            for kernel, grid, args, keywords in launches:
+                kernel[grid](*args, **keywords)
+
+        return self.launch_cost(bare, ())
+
     def synchronize(self) -> None:
         """Wait for the GPU; raises if an earlier kernel has broken its context."""
         torch.cuda.synchronize()
+
+
+def recorded_launches(run: Run, inputs: Inputs) -> list[tuple[JITFunction, tuple, tuple, dict]]:
+    """Kernel, grid, arguments and keywords of every launch in a call."""
+    launches, launch = [], JITFunction.run
+
+    def record(kernel, *args, grid, warmup, **keywords):
+        launches.append((kernel, grid, args, keywords))
+        return launch(kernel, *args, grid=grid, warmup=warmup, **keywords)
+
+    JITFunction.run = record
+    try:
+        run(*inputs)
+    finally:
+        JITFunction.run = launch
+    return launches
 
 
 def environment() -> Environment:

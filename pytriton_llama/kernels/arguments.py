@@ -1,4 +1,10 @@
-"""What every wrapper asks of its tensors before it launches anything."""
+"""What every wrapper asks of its tensors before it launches anything, and how it takes them apart into rows.
+
+Most calls come with contiguous tensors, thousands of times a second: that way is short.
+"""
+
+import sys
+from collections.abc import Callable
 
 import torch
 
@@ -17,31 +23,78 @@ def check(op: str, **tensors: torch.Tensor | None) -> None:
         TypeError: a dtype that no kernel takes, or that this device cannot do; dtypes that differ.
         ValueError: devices that differ or that this process has no kernels for; gradients required.
     """
-    given = {name: t for name, t in tensors.items() if t is not None}
-    first_name, first = next(iter(given.items()))
-    for name, t in given.items():
-        if t.dtype not in DTYPES:
-            raise TypeError(f"{op}: {name} is {t.dtype}; needed: float32, float16 or bfloat16")
-        if t.dtype != first.dtype:
-            raise TypeError(f"{op}: {name} is {t.dtype} but {first_name} is {first.dtype}; they must agree")
-        if t.device != first.device:
-            raise ValueError(f"{op}: {name} is on {t.device} but {first_name} is on {first.device}")
+    first = None
+    for name, t in tensors.items():
+        if t is None:
+            continue
+        if first is None:
+            first_name, first, dtype, device = name, t, t.dtype, t.device
+            if dtype not in DTYPES:
+                raise TypeError(f"{op}: {name} is {dtype}; needed: float32, float16 or bfloat16")
+        if t.dtype is not dtype:
+            raise TypeError(f"{op}: {name} is {t.dtype} but {first_name} is {dtype}; they must agree")
+        if t.device != device:
+            raise ValueError(f"{op}: {name} is on {t.device} but {first_name} is on {device}")
         if t.requires_grad and torch.is_grad_enabled():
             raise ValueError(f"{op}: {name} requires grad, but kernels are forward only: use torch.no_grad()")
+    assert first is not None
     check_device(op, first_name, first)
 
 
 def check_device(op: str, name: str, t: torch.Tensor) -> None:
     """Raise unless this process can launch a kernel on the tensor's device, in its dtype; errors as :func:`check`."""
     if interpreted():
-        need(t.device.type == "cpu", f"{op}: {name} is on {t.device}, but kernels are interpreted on the CPU here")
-    elif t.device.type != "cuda" or t.device.index != torch.cuda.current_device():
+        if not t.is_cpu:
+            raise ValueError(f"{op}: {name} is on {t.device}, but kernels are interpreted on the CPU here")
+    elif not t.is_cuda or t.get_device() != torch.cuda.current_device():
         raise ValueError(
             f"{op}: {name} is on {t.device}, but kernels are compiled for cuda:{torch.cuda.current_device()} in this "
             "process (TRITON_INTERPRET=1 interprets them on the CPU)"
         )
-    if t.dtype == torch.bfloat16 and not runs_bfloat16(t.device):
+    if t.dtype is torch.bfloat16 and not runs_bfloat16(t.device):
         raise TypeError(f"{op}: no bfloat16 on {t.device} (it needs sm_80, or the fast interpreter): use float16")
+
+
+def empty_rows_like(x: torch.Tensor) -> torch.Tensor:
+    """Uninitialised, of x's shape and dtype. Each row (along the last dimension) lies together; the rows lie in the
+    order of x's rows in memory, so that :func:`for_rows` can walk through both alike. Contiguous if x is."""
+    if x.is_contiguous():
+        return torch.empty_like(x)
+    order = _memory_order(x)
+    y = torch.empty([x.shape[d] for d in order], dtype=x.dtype, device=x.device)
+    return y.permute([order.index(d) for d in range(x.dim())])
+
+
+def for_rows(launch: Callable, outputs: tuple[torch.Tensor, ...], inputs: tuple[torch.Tensor, ...]) -> None:
+    """Call ``launch(M, N, strides, outputs, inputs)`` for all rows of tensors of one shape (..., N).
+
+    ``outputs`` are :func:`empty_rows_like` the first input; ``strides`` are the inputs' (row, column) strides. Nothing
+    is copied: where strides allow no view as one matrix (M, N), there is a launch for each of several.
+    """
+    N = inputs[0].shape[-1]
+    if all(t.is_contiguous() for t in inputs) and outputs[0].is_contiguous():
+        launch(inputs[0].numel() // N, N, (N, 1) * len(inputs), outputs, inputs)
+        return
+    order = _memory_order(inputs[0])
+    _launch_matrices(launch, *([t.permute(order) for t in tensors] for tensors in (outputs, inputs)))
+
+
+def _memory_order(x: torch.Tensor) -> list[int]:
+    """Dimensions from the largest step in memory to the smallest, the last one staying last. A dimension without a
+    step, which ``expand`` makes, comes first: it merges with no other."""
+    return [*sorted(range(x.dim() - 1), key=lambda d: x.stride(d) or sys.maxsize, reverse=True), x.dim() - 1]
+
+
+def _launch_matrices(launch: Callable, outputs: list[torch.Tensor], inputs: list[torch.Tensor]) -> None:
+    N = inputs[0].shape[-1]
+    try:
+        matrices = [t.view(-1, N) for t in (*outputs, *inputs)]
+    except RuntimeError:  # the first dimension does not merge with the next
+        for i in range(inputs[0].shape[0]):
+            _launch_matrices(launch, [t[i] for t in outputs], [t[i] for t in inputs])
+        return
+    outs, ins = tuple(matrices[: len(outputs)]), tuple(matrices[len(outputs) :])
+    launch(ins[0].shape[0], N, tuple(stride for t in ins for stride in t.stride()), outs, ins)
 
 
 def as_rows(x: torch.Tensor) -> torch.Tensor:

@@ -215,7 +215,7 @@ def flash_attention(
     o = torch.empty((batch, length_q, heads, head_dim), dtype=q.dtype, device=q.device).transpose(1, 2)
     lse = torch.empty((batch, heads, length_q), dtype=torch.float32, device=q.device) if return_lse else None
     if o.numel():
-        tile = tiles.flash_attention(length_q, length_k, head_dim, q.dtype)
+        tile = tiles.flash_attention(length_q, length_k, head_dim, q)
         scale = head_dim**-0.5 if scale is None else scale
         flash_attention_kernel[(triton.cdiv(length_q, tile["BLOCK_M"]) * batch * heads,)](
             o,

@@ -19,22 +19,33 @@ import triton
 import triton.language as tl
 
 from pytriton_llama.kernels import tiles
-from pytriton_llama.kernels.arguments import as_rows, check, need
+from pytriton_llama.kernels.arguments import as_rows, check, empty_rows_like, for_rows, need
 from pytriton_llama.kernels.linear import grouped_tile, launch_linear
 
 
 @triton.jit
 def silu_mul_kernel(
-    y_ptr, gate_ptr, up_ptr, M, N, gate_row_stride, up_row_stride, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr
+    y_ptr,
+    gate_ptr,
+    up_ptr,
+    M,
+    N,
+    gate_row_stride,
+    gate_col_stride,
+    up_row_stride,
+    up_col_stride,
+    BLOCK_M: tl.constexpr,
+    BLOCK_N: tl.constexpr,
 ):
     num_pid_n = tl.cdiv(N, BLOCK_N)
-    # 64-bit before they meet a stride: rows × stride can pass 2³¹.
+    # 64-bit before they meet a stride: a single row may have more than 2³¹ elements.
     offs_m = (tl.program_id(0) // num_pid_n).to(tl.int64) * BLOCK_M + tl.arange(0, BLOCK_M)
-    offs_n = tl.program_id(0) % num_pid_n * BLOCK_N + tl.arange(0, BLOCK_N)
+    offs_n = (tl.program_id(0) % num_pid_n).to(tl.int64) * BLOCK_N + tl.arange(0, BLOCK_N)
     mask = (offs_m[:, None] < M) & (offs_n[None, :] < N)
-    gate_ptrs = gate_ptr + offs_m[:, None] * gate_row_stride + offs_n[None, :]
+    gate_ptrs = gate_ptr + offs_m[:, None] * gate_row_stride + offs_n[None, :] * gate_col_stride
     gate = tl.load(gate_ptrs, mask=mask, other=0.0).to(tl.float32)
-    up = tl.load(up_ptr + offs_m[:, None] * up_row_stride + offs_n[None, :], mask=mask, other=0.0).to(tl.float32)
+    up_ptrs = up_ptr + offs_m[:, None] * up_row_stride + offs_n[None, :] * up_col_stride
+    up = tl.load(up_ptrs, mask=mask, other=0.0).to(tl.float32)
     y = gate * tl.sigmoid(gate) * up
     tl.store(y_ptr + offs_m[:, None] * N + offs_n[None, :], y.to(y_ptr.dtype.element_ty), mask=mask)
 
@@ -46,23 +57,30 @@ def silu_mul(gate: torch.Tensor, up: torch.Tensor) -> torch.Tensor:
         gate, up: (..., N) of one shape, any strides.
 
     Returns:
-        A new contiguous tensor of that shape; computed in float32 and rounded once.
+        A new tensor of that shape, whose rows lie in memory in the order of gate's; computed in float32 and rounded
+        once.
 
     Raises:
         TypeError, ValueError: shapes that differ, and :func:`~pytriton_llama.kernels.arguments.check`.
     """
     check("silu_mul", gate=gate, up=up)
-    need(gate.dim() >= 1, "silu_mul: gate and up need at least one dimension")
-    need(gate.shape == up.shape, f"silu_mul: gate is {tuple(gate.shape)} but up is {tuple(up.shape)}; they must agree")
-    y = torch.empty(gate.shape, dtype=gate.dtype, device=gate.device)
-    if y.numel():
-        gate_rows, up_rows = as_rows(gate), as_rows(up)
-        M, N = gate_rows.shape
-        tile = tiles.elementwise(M, N)
-        silu_mul_kernel[(triton.cdiv(M, tile["BLOCK_M"]) * triton.cdiv(N, tile["BLOCK_N"]),)](
-            y, gate_rows, up_rows, M, N, gate_rows.stride(0), up_rows.stride(0), **tile
+    if gate.shape != up.shape or gate.dim() == 0:
+        raise ValueError(
+            f"silu_mul: gate is {tuple(gate.shape)} but up is {tuple(up.shape)}; they must agree, with one dimension "
+            "at least"
         )
+    y = empty_rows_like(gate)
+    if y.numel():
+        for_rows(_launch_silu_mul, (y,), (gate, up))
     return y
+
+
+def _launch_silu_mul(M, N, strides, outputs, inputs):
+    if all(t.is_contiguous() for t in (*outputs, *inputs)):
+        M, N = 1, M * N  # no sum ends with a row here: one long row starts aligned wherever the tensor does
+    tile = tiles.elementwise(M, N)
+    grid = (-(-M // tile["BLOCK_M"]) * -(-N // tile["BLOCK_N"]),)
+    silu_mul_kernel[grid](*outputs, *inputs, M, N, *strides, **tile)
 
 
 @triton.jit

@@ -18,7 +18,7 @@ import triton
 import triton.language as tl
 
 from pytriton_llama.kernels import tiles
-from pytriton_llama.kernels.arguments import check, need
+from pytriton_llama.kernels.arguments import check
 
 
 @triton.jit
@@ -117,7 +117,8 @@ def rotary_embedding(
         cos, sin: float32, (length, head_dim) or (batch, length, head_dim), as Hugging Face makes them.
 
     Returns:
-        New (q, k) of the same shapes and dtypes, computed in float32.
+        New (q, k) of the same shapes and dtypes, computed in float32; heads follow positions in memory, in the order in
+        which a projection reads them.
 
     Raises:
         TypeError, ValueError: shapes that do not fit, cos or sin not float32, an odd head_dim, a last stride other
@@ -125,28 +126,29 @@ def rotary_embedding(
     """
     check("rotary_embedding", q=q, k=k)
     check("rotary_embedding", cos=cos, sin=sin)
-    shapes = (
-        f"rotary_embedding: q is {tuple(q.shape)}, k {tuple(k.shape)}, cos {tuple(cos.shape)}, sin {tuple(sin.shape)}"
-    )
-    need(q.dim() == 4 and k.dim() == 4, f"{shapes}; needed: q and k (batch, heads, length, head_dim)")
-    batch, q_heads, length, head_dim = q.shape
-    k_heads = k.shape[1]
-    need(k.shape == (batch, k_heads, length, head_dim), f"{shapes}; q and k may differ only in heads")
-    need(head_dim % 2 == 0, f"rotary_embedding: head_dim is {head_dim}; it must be even")
-    need(
-        cos.shape == sin.shape and cos.shape in ((length, head_dim), (batch, length, head_dim)),
-        f"{shapes}; needed: cos and sin ({length}, {head_dim}) or ({batch}, {length}, {head_dim})",
-    )
+    if not _fit(q, k, cos, sin):
+        raise ValueError(
+            f"rotary_embedding: q is {tuple(q.shape)}, k {tuple(k.shape)}, cos {tuple(cos.shape)}, sin "
+            f"{tuple(sin.shape)}; needed: q and k (batch, heads, length, head_dim) that differ only in heads, head_dim "
+            "even, cos and sin (length, head_dim) or (batch, length, head_dim)"
+        )
     if cos.dtype != torch.float32:
         raise TypeError(f"rotary_embedding: cos and sin are {cos.dtype}; needed: float32 (16 bits blur large angles)")
-    need(cos.device == q.device, f"rotary_embedding: cos is on {cos.device} but q is on {q.device}")
-    need(head_dim == 0 or q.stride(3) == k.stride(3) == 1, "rotary_embedding: q and k need a last stride of 1")
-    q_out = torch.empty((batch, length, q_heads, head_dim), dtype=q.dtype, device=q.device).transpose(1, 2)
-    k_out = torch.empty((batch, length, k_heads, head_dim), dtype=k.dtype, device=k.device).transpose(1, 2)
+    if cos.device != q.device:
+        raise ValueError(f"rotary_embedding: cos is on {cos.device} but q is on {q.device}")
+    batch, q_heads, length, head_dim = q.shape
+    k_heads = k.shape[1]
+    if head_dim and not q.stride(3) == k.stride(3) == 1:
+        raise ValueError("rotary_embedding: q and k need a last stride of 1")
+    # In memory positions come before heads: the order in which a projection reads them.
+    q_out, k_out = (
+        t.new_empty_strided(t.shape, (length * heads * head_dim, head_dim, heads * head_dim, 1))
+        for t, heads in ((q, q_heads), (k, k_heads))
+    )
     if q.numel() or k.numel():
         cos, sin = cos.contiguous(), sin.contiguous()
-        tile = tiles.rotary_embedding(length, max(q_heads, k_heads), head_dim)
-        rotary_embedding_kernel[(triton.cdiv(length, tile["BLOCK_L"]), batch)](
+        tile = tiles.rotary_embedding(length, q_heads, k_heads, head_dim)
+        rotary_embedding_kernel[(-(-length // tile["BLOCK_L"]), batch)](
             q_out,
             k_out,
             q,
@@ -158,12 +160,21 @@ def rotary_embedding(
             *k.stride()[:3],
             length * head_dim if cos.dim() == 3 else 0,
             head_dim,
-            Q_HEADS=q_heads,
-            K_HEADS=k_heads,
-            HALF=head_dim // 2,
-            BLOCK_Q=triton.next_power_of_2(q_heads),
-            BLOCK_K=triton.next_power_of_2(k_heads),
-            BLOCK_HALF=triton.next_power_of_2(head_dim // 2),
+            q_heads,
+            k_heads,
+            head_dim // 2,
             **tile,
         )
     return q_out, k_out
+
+
+def _fit(q: torch.Tensor, k: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> bool:
+    if q.dim() != 4 or k.dim() != 4:
+        return False
+    batch, _, length, head_dim = q.shape
+    return (
+        k.shape == (batch, k.shape[1], length, head_dim)
+        and head_dim % 2 == 0
+        and cos.shape == sin.shape
+        and cos.shape in ((length, head_dim), (batch, length, head_dim))
+    )

@@ -7,40 +7,109 @@ Triton operation costs ten microseconds of Python or more, whatever its size, so
 Each function returns the keyword arguments of a launch.
 """
 
+import functools
+import math
+
 import torch
 import triton
 
-from pytriton_llama.runtime import interpreted
+from pytriton_llama.runtime import capability, interpreted
 
 # Elements of an interpreted program's tile of rows, and of a weight's (Triton allows 2²⁰).
 INTERPRETED_ROWS = 1 << 16
 INTERPRETED_WEIGHT = 1 << 19
-# The longest row that a program keeps in registers as one block, and the blocks in which it walks along longer ones.
-MAX_ROW_BLOCK = 32768
-LONG_ROW_BLOCK = 16384
+# The longest row that an interpreted program takes as one block, and the blocks in which it walks along longer ones.
+INTERPRETED_ROW, INTERPRETED_WALK = 32768, 16384
+
+# How a GPU program takes its row: (columns up to, block, warps). Block 0 is one block for the whole row, else it walks
+# along the row in such blocks. Measured on an H100 in 16 bits. A whole row is read once, but where padding to a power
+# of two is large, or where the row leaves too few registers for a second program on the same processor, a second
+# reading out of the cache costs less.
+ANY = 1 << 62
+ROWS = {
+    "softmax": ((8192, 0, 0), (12288, 4096, 8), (16384, 0, 0), (24576, 8192, 16), (81920, 16384, 16), (ANY, 32768, 32)),
+    "rms_norm": ((16384, 0, 0), (65536, 32768, 32), (ANY, 65536, 32)),
+    "layer_norm": (
+        (8192, 0, 0),
+        (12288, 4096, 8),
+        (16384, 0, 0),
+        (28672, 8192, 8),
+        (32768, 0, 0),
+        (57344, 16384, 16),
+        (ANY, 32768, 32),
+    ),
+}
+# The same where a thread has fewer registers to spare: float32 rows, and GPUs other than sm_90.
+TIGHT_ROWS = {
+    "softmax": ROWS["softmax"],
+    "rms_norm": ((16384, 0, 0), (ANY, 16384, 32)),
+    "layer_norm": ((8192, 0, 0), (12288, 4096, 8), (16384, 0, 0), (28672, 8192, 8), (ANY, 16384, 32)),
+}
+# Warps of a whole row, by elements of the tile. 16 elements a thread are two loads of 16 bytes; from 16384 on, more
+# threads would leave each too few registers.
+WHOLE_WARPS = {1024: 2, 2048: 4, 4096: 8, 8192: 16, 16384: 16, 32768: 32}
+# Rows that may start at any element are loaded one by one. What pays then is many loads a thread and, for the norms,
+# two rows a program, which share the loads of the weight. By elements of the tile; longer rows are walked.
+ODD_WARPS = {
+    "softmax": {512: 2, 1024: 2, 2048: 4, 4096: 4, 8192: 8, 16384: 4},
+    "rms_norm": {1024: 2, 2048: 4, 4096: 4, 8192: 4, 16384: 4, 32768: 8},
+    "layer_norm": {1024: 2, 2048: 4, 4096: 4, 8192: 4, 16384: 4, 32768: 8},
+}
 # An element-wise program's share of a row.
-ELEMENTWISE_BLOCK = 2048
+ELEMENTWISE = {"BLOCK_M": 1, "BLOCK_N": 1024, "num_warps": 8}
 
 
-def rows(M: int, N: int) -> dict:
-    """Whole rows of N columns, or blocks of longer ones, for softmax and the norms."""
-    return _rows(M, triton.next_power_of_2(N) if N <= MAX_ROW_BLOCK else LONG_ROW_BLOCK)
+def rows(op: str, M: int, N: int, strides: tuple[int, ...], x: torch.Tensor) -> tuple[tuple[int], dict]:
+    """Grid and tile of softmax or a norm over M rows of N columns, as a matrix like ``x``.
+
+    ``strides`` are (row, column) strides of everything that is read. A tile whose BLOCK_N is less than N is one that
+    walks. ALIGN divides N and the row strides: so many elements, 16 bytes at most, a thread may load at once.
+    """
+    if interpreted():
+        BLOCK_N = triton.next_power_of_2(N) if N <= INTERPRETED_ROW else INTERPRETED_WALK
+        BLOCK_M = min(triton.next_power_of_2(M), max(1, INTERPRETED_ROWS // BLOCK_N))
+        tile = {"ALIGN": _align(N, strides, x.element_size()), "BLOCK_M": BLOCK_M, "BLOCK_N": BLOCK_N}
+    else:
+        tile = _compiled_rows(op, N, strides, x.element_size(), capability(x.device))
+    return (-(-M // tile["BLOCK_M"]),), tile
+
+
+def _align(N: int, strides: tuple[int, ...], itemsize: int) -> int:
+    unit_columns = all(stride == 1 for stride in strides[1::2])
+    return math.gcd(N, *strides[::2], 16 // itemsize) if unit_columns else 1
+
+
+@functools.lru_cache(4096)  # a decode step asks a hundred times for the same
+def _compiled_rows(op: str, N: int, strides: tuple[int, ...], itemsize: int, arch: tuple[int, int]) -> dict:
+    padded = max(16, triton.next_power_of_2(N))
+    ALIGN = _align(N, strides, itemsize)
+    roomy = itemsize == 2 and arch == (9, 0)
+    BLOCK_M = 1
+    if any(stride != 1 for stride in strides[1::2]):
+        # A column's neighbours in memory are other rows: 16 of them fill the 32 bytes that memory hands out at once.
+        BLOCK_M, BLOCK_N, num_warps = 16, min(padded, 512), 8
+    elif ALIGN == 1 and padded <= 16384:
+        BLOCK_M = 2 if op != "softmax" and (roomy or padded <= 4096) else 1
+        # Tiles of 1024 elements at least, so that a program has something to hide latency with.
+        BLOCK_M, BLOCK_N = max(BLOCK_M, 512 // padded), padded
+        num_warps = ODD_WARPS[op][max(512 if op == "softmax" else 1024, BLOCK_M * BLOCK_N)]
+    elif ALIGN == 1:
+        BLOCK_N, num_warps = (8192, 8 if N <= 32768 else 32) if op == "softmax" else (4096, 16)
+    else:
+        table = (ROWS if roomy else TIGHT_ROWS)[op]
+        BLOCK_N, num_warps = next((block, warps) for columns, block, warps in table if columns >= N)
+        if not BLOCK_N:
+            BLOCK_M, BLOCK_N = max(1, (1024 if padded <= 512 else 2048) // padded), padded
+            num_warps = WHOLE_WARPS[BLOCK_M * BLOCK_N]
+    return {"ALIGN": ALIGN, "BLOCK_M": BLOCK_M, "BLOCK_N": BLOCK_N, "num_warps": num_warps}
 
 
 def elementwise(M: int, N: int) -> dict:
     """Pieces of rows of N columns, for what needs no sum over a row."""
-    return _rows(M, min(triton.next_power_of_2(N), ELEMENTWISE_BLOCK))
-
-
-def _rows(M: int, BLOCK_N: int) -> dict:
     if interpreted():
+        BLOCK_N = min(triton.next_power_of_2(N), INTERPRETED_ROWS)
         return {"BLOCK_M": min(triton.next_power_of_2(M), max(1, INTERPRETED_ROWS // BLOCK_N)), "BLOCK_N": BLOCK_N}
-    # Short rows share a program, so that it has a thousand elements at least to hide latency with.
-    BLOCK_M = max(1, 1024 // max(BLOCK_N, 16))
-    # 16 elements a thread: two loads of 16 bytes in 16 bits. At 16384 columns 32 warps cost layer_norm a third of its
-    # speed (an H200: 2481 GB/s against 3904 with 16); rows of 32768 are spread over 32.
-    num_warps = 32 if BLOCK_N > 16384 else min(16, max(2, BLOCK_M * BLOCK_N // 512))
-    return {"BLOCK_M": BLOCK_M, "BLOCK_N": BLOCK_N, "num_warps": num_warps}
+    return ELEMENTWISE
 
 
 def linear(M: int, N: int, K: int, dtype: torch.dtype, dropout: bool = False) -> dict:
@@ -73,7 +142,7 @@ def swiglu(M: int, N: int, K: int, dtype: torch.dtype) -> dict:
             "BLOCK_M": 64 if M > 16 else 16,
             "BLOCK_N": 32,
             "BLOCK_K": 32,
-            "num_warps": 4,
+            "num_warps": 8,
             "num_stages": 3,
         }
     elif M <= 64:
@@ -99,15 +168,22 @@ def _interpreted_linear(M: int, N: int, K: int) -> dict:
     return {"BLOCK_M": BLOCK_M, "BLOCK_N": BLOCK_N, "BLOCK_K": BLOCK_K, "GROUP_M": 8}
 
 
-def rotary_embedding(length: int, num_heads: int, head_dim: int) -> dict:
+def rotary_embedding(length: int, q_heads: int, k_heads: int, head_dim: int) -> dict:
     """Positions a program: all heads of one on a GPU, as many as make a tile in the interpreter."""
-    heads, half = triton.next_power_of_2(num_heads), triton.next_power_of_2(head_dim // 2)
+    tile = _rotary_heads(q_heads, k_heads, head_dim)
     if interpreted():
-        return {"BLOCK_L": min(triton.next_power_of_2(length), max(1, INTERPRETED_ROWS // (heads * half)))}
-    return {"BLOCK_L": 1, "num_warps": 4}
+        elements = max(tile["BLOCK_Q"], tile["BLOCK_K"]) * tile["BLOCK_HALF"]
+        return {**tile, "BLOCK_L": min(triton.next_power_of_2(length), max(1, INTERPRETED_ROWS // elements))}
+    return tile
 
 
-def flash_attention(length_q: int, length_k: int, head_dim: int, dtype: torch.dtype) -> dict:
+@functools.cache
+def _rotary_heads(q_heads: int, k_heads: int, head_dim: int) -> dict:
+    BLOCK_Q, BLOCK_K, BLOCK_HALF = (triton.next_power_of_2(n) for n in (q_heads, k_heads, head_dim // 2))
+    return {"BLOCK_Q": BLOCK_Q, "BLOCK_K": BLOCK_K, "BLOCK_HALF": BLOCK_HALF, "BLOCK_L": 1, "num_warps": 4}
+
+
+def flash_attention(length_q: int, length_k: int, head_dim: int, q: torch.Tensor) -> dict:
     """BLOCK_M queries against BLOCK_N keys at a time."""
     BLOCK_D = max(16, triton.next_power_of_2(head_dim))
     if interpreted():
@@ -118,7 +194,7 @@ def flash_attention(length_q: int, length_k: int, head_dim: int, dtype: torch.dt
             "BLOCK_D": BLOCK_D,
         }
     # float32 has no tensor cores under "ieee": the products are done in registers, of which more warps have more.
-    if dtype == torch.float32:
+    if q.dtype == torch.float32:
         M, N, warps, stages = {
             16: (64, 32, 4, 2),
             32: (64, 32, 4, 2),
@@ -131,7 +207,7 @@ def flash_attention(length_q: int, length_k: int, head_dim: int, dtype: torch.dt
             16: (128, 64, 4, 2),
             32: (128, 64, 4, 2),
             64: (128, 64, 4, 2),
-            128: (64, 32, 4, 2),
+            128: (64, 32, 8 if capability(q.device) in ((8, 6), (8, 9)) else 4, 2),  # these two would spill
             256: (32, 32, 4, 1),
         }[BLOCK_D]
     return {"BLOCK_M": M, "BLOCK_N": N, "BLOCK_D": BLOCK_D, "num_warps": warps, "num_stages": stages}

@@ -32,6 +32,9 @@ class FakeTimer:
     def launch_cost(self, run, inputs):
         return 5e-6
 
+    def bare_launch_cost(self, run, inputs):
+        return 3e-6
+
     def synchronize(self):
         pass
 
@@ -101,6 +104,7 @@ def recorded(environment):
                     q1_us=f"{median * 0.98}",
                     q3_us=f"{median * 1.02}",
                     launch_us="7.000",
+                    bare_launch_us="4.500",
                     rate=f"{rate:.3f}",
                     unit=case.unit,
                     note="",

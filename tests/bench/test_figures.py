@@ -6,7 +6,7 @@ import sys
 import pytest
 
 from pytriton_llama.bench import figures, results, settings
-from pytriton_llama.bench.case import cases
+from pytriton_llama.bench.cases import CASES
 from pytriton_llama.bench.plot import DPI, SIZE, STYLES, plot
 from pytriton_llama.errors import LlamaError
 
@@ -17,7 +17,7 @@ def test_plot(recorded, tmp_path):
     """Catches a plot that does not render, changes size with its contents, or leaves a contender out."""
     image = pytest.importorskip("matplotlib.image")
     for op in ("softmax", "rotary_embedding", "ceiling_matmul"):
-        case = cases()[op]
+        case = CASES[op]
         plot(case, recorded(case), tmp_path / f"{op}.png")
         pixels = image.imread(tmp_path / f"{op}.png")
         assert pixels.shape[:2] == (round(SIZE[1] * DPI), round(SIZE[0] * DPI))
@@ -29,7 +29,7 @@ def test_panels_share_an_axis_that_holds_both(recorded, tmp_path, monkeypatch):
     figure = pytest.importorskip("matplotlib.figure").Figure
     made = []
     monkeypatch.setattr("matplotlib.figure.Figure.savefig", lambda self, *_, **__: made.append(self))
-    case = cases()["softmax"]
+    case = CASES["softmax"]
     rows = [
         dataclasses.replace(row, rate="5000.000") if row.dtype == "bf16" and row.contender == "torch" else row
         for row in recorded(case)
@@ -42,7 +42,7 @@ def test_panels_share_an_axis_that_holds_both(recorded, tmp_path, monkeypatch):
 
 def test_lines_differ_without_colour():
     """Catches two contenders of one plot that a black and white print cannot tell apart, or that have no style."""
-    for case in cases().values():
+    for case in CASES.values():
         styles = [STYLES[name] for name in case.contenders()]
         assert len({style["marker"] for style in styles}) == len(styles)
         assert len({str(style["linestyle"]) for style in styles}) == len(styles)
@@ -58,7 +58,7 @@ def test_missing_matplotlib_is_one_line(case, recorded, tmp_path, monkeypatch):
 
 def test_readme_is_generated(case, recorded, tmp_path):
     """Catches a table with other numbers than its CSV's, and text outside the markers touched."""
-    case = cases()["softmax"]
+    case = CASES["softmax"]
     results.write(tmp_path / "softmax-performance.csv", recorded(case))
     text = figures.updated(README, tmp_path)
     assert text.startswith("before\n<!-- bench:softmax-performance -->\n![softmax on NVIDIA H100 80GB HBM3]")
@@ -66,7 +66,7 @@ def test_readme_is_generated(case, recorded, tmp_path):
     assert "| N | pytriton_llama | torch | torch.compile | Liger-Kernel | copy | ours / best peer |" in text
     assert "| 4097 | 1000 | 900 | 800 | 700 | 600 | 1.11 |" in text
     assert "geometric mean: 1.11 in fp16, 1.11 in bf16" in text and "2026-01-02" in text
-    assert "pytriton_llama 7, torch 7" in text
+    assert "pytriton_llama 7, torch 7" in text and "wrapper's own Python is 2.5 µs" in text
     assert figures.updated(text, tmp_path) == text
 
 
@@ -83,7 +83,7 @@ def test_disagreement_is_seen(recorded, tmp_path):
     """Catches a README that shows other figures than are recorded."""
     assert figures.disagreements(README, tmp_path) == []  # nothing recorded: the text stays
     assert figures.updated(README, tmp_path) == README
-    case = cases()["softmax"]
+    case = CASES["softmax"]
     results.write(tmp_path / "softmax-performance.csv", recorded(case))
     assert figures.disagreements(README, tmp_path) == ["softmax-performance"]
     text = figures.updated(README, tmp_path)
@@ -93,7 +93,7 @@ def test_disagreement_is_seen(recorded, tmp_path):
 
 def test_a_csv_that_no_benchmark_writes(recorded, tmp_path):
     """Catches a marker with a slip in its name."""
-    results.write(tmp_path / "softmaxx.csv", recorded(cases()["softmax"]))
+    results.write(tmp_path / "softmaxx.csv", recorded(CASES["softmax"]))
     with pytest.raises(LlamaError, match="softmaxx"):
         figures.updated(README.replace("softmax-performance", "softmaxx"), tmp_path)
 
@@ -101,6 +101,6 @@ def test_a_csv_that_no_benchmark_writes(recorded, tmp_path):
 def test_readme_agrees_with_what_is_recorded():
     """Catches figures in README.md that nobody measured: `make figures` writes them."""
     assert figures.disagreements((settings.ROOT / "README.md").read_text(encoding="utf-8")) == []
-    for case in cases().values():
+    for case in CASES.values():
         recorded = settings.RECORDED / case.result
         assert recorded.with_suffix(".csv").exists() == recorded.with_suffix(".png").exists()

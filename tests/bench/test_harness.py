@@ -56,7 +56,7 @@ def test_buffers_rotate(case, points, timer, environment, monkeypatch):
     assert set(timer.sets) == {11}  # 96 bytes a call, 1000 to pass
     sets = harness.draw_sets(case, points[0], "cpu")
     assert len({inputs[0].data_ptr() for inputs in sets}) == 11 and not torch.equal(sets[0][0], sets[1][0])
-    assert harness.copy_sets(case, points[0], 2, "cpu")[0][0].numel() == 48
+    assert harness.copy_sets(case, points[0], 2, "cpu")[0][0].nbytes == 48
     monkeypatch.setattr(settings, "MAX_SETS", 3)
     assert len(harness.draw_sets(case, points[0], "cpu")) == 3
 
@@ -161,7 +161,7 @@ def test_needs_a_gpu():
 @pytest.fixture
 def command_here(case, timer, environment, tmp_path, monkeypatch):
     """The command with the small case, a fake timer and folders of its own."""
-    monkeypatch.setattr("pytriton_llama.bench.case.cases", lambda: {"softmax": case})
+    monkeypatch.setattr("pytriton_llama.bench.cases.CASES", {"softmax": case})
     monkeypatch.setattr("pytriton_llama.bench.timing.CudaTimer", lambda: timer)
     monkeypatch.setattr("pytriton_llama.bench.timing.environment", lambda: environment)
     monkeypatch.setattr(settings, "LOCAL", tmp_path / "local")

@@ -1,10 +1,14 @@
 """Compile what the wrappers would launch, for GPUs that are not here.
 
-    python -m tests.kernels.ahead_of_time 75 80
+    python -m tests.kernels.ahead_of_time compile sm_80 gfx942
+    python -m tests.kernels.ahead_of_time first sm_75
+    python -m tests.kernels.ahead_of_time variants
 
 Run as a process of its own, without TRITON_INTERPRET. Each wrapper is called on CPU tensors with the launch itself
-replaced: the kernel is compiled, down to machine code, for the arguments that it would have been launched with. A line
-is printed for each kernel, tile and target, with the shared memory it takes and the registers it spills.
+replaced. ``compile``: the kernel is compiled, down to machine code, for the arguments that it would have been launched
+with, and a line is printed for each kernel, tile and target, with the shared memory it takes and the registers it
+spills; ``first``: one tile an operation, in fp16. ``variants``: nothing is compiled; a line is printed for each
+operation, with the number of kernels that a sequence growing token by token would compile.
 """
 
 import json
@@ -23,13 +27,30 @@ from pytriton_llama import kernels
 from pytriton_llama.kernels import arguments, tiles
 
 # Bytes of shared memory that one program may have, by compute capability (CUDA programming guide, table of limits).
-SHARED = {75: 65536, 80: 166912, 86: 101376, 89: 101376, 90: 232448, 100: 232448, 120: 101376}
+# An AMD MI300 has 64 KB of it (CDNA 3 instruction set, LDS).
+SHARED = {
+    "sm_75": 65536,
+    "sm_80": 166912,
+    "sm_86": 101376,
+    "sm_89": 101376,
+    "sm_90": 232448,
+    "sm_100": 232448,
+    "sm_120": 101376,
+    "gfx942": 65536,
+}
 TYPES = {torch.float32: "fp32", torch.float16: "fp16", torch.bfloat16: "bf16", torch.int32: "i32"}
 
 
-def compile_launch(function: JITFunction, args: tuple, kwargs: dict, capability: int) -> dict:
-    """Compile one launch as Triton would: 1 is a constant, multiples of 16 are known to be such."""
-    options = {name: kwargs.pop(name) for name in ("num_warps", "num_stages") if name in kwargs}
+def arch(target: str) -> tuple[int, int]:
+    """The generation as tiles.py asks for it: (9, 0) for sm_90."""
+    major, minor = divmod(int(target.removeprefix("sm_")), 10) if target.startswith("sm_") else (9, 4)
+    return major, minor
+
+
+def specialised(function: JITFunction, args: tuple, kwargs: dict) -> tuple[dict, dict, dict, dict]:
+    """Signature, constants, attributes and options of a launch, as Triton sees it: 1 is a constant, multiples of 16
+    are known to be such."""
+    options = {name: kwargs[name] for name in ("num_warps", "num_stages") if name in kwargs}
     values = dict(zip(function.arg_names, args, strict=False)) | kwargs
     signature, constants, attributes = {}, {}, {}
     for i, parameter in enumerate(function.params):
@@ -44,8 +65,16 @@ def compile_launch(function: JITFunction, args: tuple, kwargs: dict, capability:
             signature[parameter.name] = "i32" if -(2**31) <= value < 2**31 else "i64"
             if value % 16 == 0:
                 attributes[(i,)] = [["tt.divisibility", 16]]
+    return signature, constants, attributes, options
+
+
+def compile_launch(function: JITFunction, args: tuple, kwargs: dict, target: str) -> dict:
+    signature, constants, attributes, options = specialised(function, args, kwargs)
     source = ASTSource(fn=function, signature=signature, constexprs=constants, attrs=attributes)
-    compiled = triton.compile(source, target=GPUTarget("cuda", capability, 32), options=options)
+    if target.startswith("gfx"):
+        compiled = triton.compile(source, target=GPUTarget("hip", target, 64), options=options)
+        return {"shared": compiled.metadata.shared, "stack": 0}
+    compiled = triton.compile(source, target=GPUTarget("cuda", int(target[3:]), 32), options=options)
     return {"shared": compiled.metadata.shared, "stack": stack_bytes(compiled.asm["cubin"])}
 
 
@@ -61,27 +90,29 @@ def stack_bytes(cubin: bytes) -> int:
     return int(found[1])
 
 
+def empty(*shape: int, dtype: torch.dtype) -> torch.Tensor:
+    return torch.empty(shape, dtype=dtype)
+
+
+# Columns that between them select every tile of rows: short, padded, whole, walked; starting anywhere (odd).
+COLUMNS = (1, 512, 1024, 2048, 4096, 8192, 11008, 16384, 20480, 32768, 65536, 131072)
+ODD_COLUMNS = (511, 1023, 4097, 8191, 16383, 50257)
+
+
 def calls(dtype: torch.dtype):
-    """Every wrapper, over sizes that between them select every tile."""
-
-    def empty(*shape: int, dtype: torch.dtype = dtype) -> torch.Tensor:
-        return torch.empty(shape, dtype=dtype)
-
-    for N in (1, 512, 1000, 2048, 4097, 16384, tiles.MAX_ROW_BLOCK, 2 * tiles.MAX_ROW_BLOCK):
-        x, weight = empty(3, N), empty(N)
-        yield kernels.softmax, (x,)
-        yield kernels.rms_norm, (x, weight)
-        yield kernels.add_rms_norm, (x, x, weight)
-        yield kernels.layer_norm, (x, weight, weight)
-        yield kernels.silu_mul, (x, x)
-    for M in (1, 64, 300):
+    """Every wrapper, over sizes that between them select every tile; one of each first."""
+    for N in (4096, *COLUMNS, *ODD_COLUMNS):
+        x, weight = empty(3, N, dtype=dtype), empty(N, dtype=dtype)
+        yield from row_calls(x, weight)
+    yield from row_calls(empty(4096, 3, dtype=dtype).t(), empty(4096, dtype=dtype))
+    for M in (300, 64, 1):
         for K in (576, 100):
-            x, weight = empty(M, K), empty(768, K)
-            yield kernels.linear, (x, weight, empty(768), "gelu_tanh", empty(M, 768))
+            x, weight, bias = empty(M, K, dtype=dtype), empty(768, K, dtype=dtype), empty(768, dtype=dtype)
+            yield kernels.linear, (x, weight, bias, "gelu_tanh", empty(M, 768, dtype=dtype))
             yield kernels.swiglu, (x, weight, weight)
             yield kernels.fused_ffn, (x, weight.t(), None, None, "silu", 0.5)
-    for head_dim in (16, 32, 64, 80, 128, 256):
-        q, k = empty(2, 6, 100, head_dim), empty(2, 2, 100, head_dim)
+    for head_dim in (64, 16, 32, 80, 128, 256):
+        q, k = empty(2, 6, 100, head_dim, dtype=dtype), empty(2, 2, 100, head_dim, dtype=dtype)
         angles = empty(100, head_dim, dtype=torch.float32)
         lengths = empty(2, dtype=torch.int32)
         yield kernels.rotary_embedding, (q, k, angles, angles)
@@ -90,29 +121,81 @@ def calls(dtype: torch.dtype):
         yield kernels.flash_decoding, (q[:, :, 0], k, k, lengths)
 
 
-def main(capabilities: list[int]) -> None:
-    tiles.interpreted = lambda: False  # as on a GPU machine
+def row_calls(x: torch.Tensor, weight: torch.Tensor):
+    yield kernels.softmax, (x,)
+    yield kernels.rms_norm, (x, weight)
+    yield kernels.add_rms_norm, (x, x, weight)
+    yield kernels.layer_norm, (x, weight, weight)
+    yield kernels.silu_mul, (x, x)
+
+
+def growing(op: str, length: int) -> None:
+    """One call of an operation that sees one token more each time."""
+    x, wide = empty(length, 64, dtype=torch.float16), empty(1, length, dtype=torch.float16)
+    weight = empty(64, dtype=torch.float16)
+    q = empty(1, 2, length, 64, dtype=torch.float16)
+    angles = empty(length, 64, dtype=torch.float32)
+    {
+        "softmax": lambda: kernels.softmax(wide),  # a row of scores
+        "rms_norm": lambda: kernels.rms_norm(x, weight),
+        "add_rms_norm": lambda: kernels.add_rms_norm(x, x, weight),
+        "layer_norm": lambda: kernels.layer_norm(x, weight, weight),
+        "silu_mul": lambda: kernels.silu_mul(x, x),
+        "rotary_embedding": lambda: kernels.rotary_embedding(q, q, angles, angles),
+    }[op]()
+
+
+GROWING = ("softmax", "rms_norm", "add_rms_norm", "layer_norm", "silu_mul", "rotary_embedding")
+LENGTHS = range(1, 8193)
+
+
+def as_on(target: str, launch) -> None:
+    """Wrappers take CPU tensors for tensors on that GPU from now on, and call ``launch`` instead of launching."""
+    tiles.interpreted = lambda: False
+    tiles.capability = lambda _: arch(target)
     arguments.check_device = lambda *_: None
     torch.cuda.get_device_properties = lambda _: type("Properties", (), {"multi_processor_count": 132})
+    JITFunction.run = lambda function, *args, grid, warmup, **kwargs: launch(function, args, kwargs)
+
+
+def compile_all(target: str, dtypes: list[torch.dtype], first_only: bool) -> None:
     seen: set[str] = set()
+    wrapper = None
 
-    def record(function: JITFunction, *args, grid, warmup, **kwargs) -> None:
+    def launch(function: JITFunction, args: tuple, kwargs: dict) -> None:
         pointers = sorted({TYPES[a.dtype] for a in args if isinstance(a, torch.Tensor)})
-        for capability in capabilities:
-            key = f"sm_{capability} {function.fn.__name__} {'/'.join(pointers)} {kwargs}"
-            if key not in seen:
-                seen.add(key)
-                try:
-                    result = compile_launch(function, args, dict(kwargs), capability)
-                except Exception as error:
-                    result = {"error": repr(error)[:500]}
-                print(json.dumps({"key": key, "limit": SHARED[capability], **result}), flush=True)
+        key = f"{target} {function.fn.__name__} {'/'.join(pointers)} {kwargs}"
+        if key in seen or (first_only and wrapper in wrappers):
+            return
+        seen.add(key)
+        try:
+            result = compile_launch(function, args, kwargs, target)
+        except Exception as error:
+            result = {"error": repr(error)[:500]}
+        print(json.dumps({"key": key, "limit": SHARED[target], **result}), flush=True)
 
-    JITFunction.run = record
-    for dtype in (torch.float16, torch.float32):
+    as_on(target, launch)
+    for dtype in dtypes:
+        wrappers: set = set()
         for wrapper, values in calls(dtype):
             wrapper(*values)
+            wrappers.add(wrapper)
+
+
+def count_variants() -> None:
+    found: dict[str, set] = {op: set() for op in GROWING}
+    op = GROWING[0]
+    as_on("sm_90", lambda function, args, kwargs: found[op].add(repr((function, *specialised(function, args, kwargs)))))
+    for op in GROWING:
+        for length in LENGTHS:
+            growing(op, length)
+        print(json.dumps({"op": op, "variants": len(found[op])}), flush=True)
 
 
 if __name__ == "__main__":
-    main([int(c) for c in sys.argv[1:]])
+    mode, *targets = sys.argv[1:]
+    if mode == "variants":
+        count_variants()
+    for name in targets:
+        sixteen_bits = [torch.float16] if name == "sm_75" else [torch.float16, torch.bfloat16]
+        compile_all(name, {"compile": [*sixteen_bits, torch.float32], "first": [torch.float16]}[mode], mode == "first")

@@ -7,25 +7,44 @@ import sys
 
 import pytest
 
-from tests.kernels.ahead_of_time import SHARED
+from tests.kernels.ahead_of_time import GROWING, SHARED
 
-IN_EVERY_RUN = (80, 90)
+IN_EVERY_RUN = ("sm_80", "sm_90")
+
+
+def run(*arguments: str) -> list[dict]:
+    command = [sys.executable, "-m", "tests.kernels.ahead_of_time", *arguments]
+    done = subprocess.run(command, env=os.environ | {"TRITON_INTERPRET": "0"}, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return [json.loads(line) for line in done.stdout.splitlines()]
 
 
 @pytest.mark.parametrize(
-    "capability", [c if c in IN_EVERY_RUN else pytest.param(c, marks=pytest.mark.slow) for c in SHARED]
+    "target", [t if t in IN_EVERY_RUN else pytest.param(t, marks=pytest.mark.slow) for t in SHARED]
 )
-def test_compiles_and_fits(capability):
+def test_compiles_and_fits(target):
     """Catches what only the compiler refuses (an argument that is 1 is a constant to it), a tile that asks for more
-    shared memory than the card has, which compiling alone does not notice, and on sm_80 and sm_90 registers that
-    spill. (On newer and smaller cards a few tiles spill up to 48 bytes a thread; they were not chosen there yet.)"""
-    environment = os.environ | {"TRITON_INTERPRET": "0"}
-    command = [sys.executable, "-m", "tests.kernels.ahead_of_time", str(capability)]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    kernels = [json.loads(line) for line in done.stdout.splitlines()]
+    shared memory than the card has, which compiling alone does not notice, and from sm_80 on registers that spill."""
+    kernels = run("compile", target)
     assert len(kernels) > 100
     assert [k for k in kernels if "error" in k] == []
     assert [k for k in kernels if k["shared"] > k["limit"]] == []
     # A frame of 8 bytes is the compiler's own; anything larger holds registers that did not fit.
-    assert [k for k in kernels if k["stack"] > 8 and capability in IN_EVERY_RUN] == []
+    assert [k for k in kernels if k["stack"] > 8 and target != "sm_75"] == []
+
+
+def test_oldest_card_has_a_tile_for_every_operation():
+    """Catches what no T4 can do, without the minutes that compiling all for it takes."""
+    kernels = run("first", "sm_75")
+    assert [k for k in kernels if "error" in k or k["shared"] > k["limit"]] == []
+    assert len({k["key"].split()[1] for k in kernels}) >= 10
+
+
+def test_growing_lengths_compile_few_variants():
+    """Catches a length that became a constant of the kernel: every token would compile one more."""
+    variants = {each["op"]: each["variants"] for each in run("variants")}
+    assert variants.keys() == set(GROWING)
+    # Lengths from 1 to 8192: softmax has a block size for each power of two, an alignment (1, 2, 4, 8, 16) for each.
+    assert variants.pop("softmax") <= 60
+    # Elsewhere the length is a number of rows: 1, a multiple of 16, or neither.
+    assert max(variants.values()) <= 4

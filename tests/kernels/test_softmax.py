@@ -20,7 +20,7 @@ def test_any_dimension(dim, randn):
     assert_close(softmax(x, dim).contiguous(), torch.softmax(x.double(), dim))
 
 
-@pytest.mark.parametrize("columns", [tiles.MAX_ROW_BLOCK + 1, 70_001])
+@pytest.mark.parametrize("columns", [tiles.INTERPRETED_ROW + 1, 70_001])
 def test_rows_longer_than_a_block(columns, randn):
     """Catches an online softmax whose maximum starts at 0 (row 0 is negative throughout), that turns −inf − (−inf)
     into NaN (row 1 begins with a block of −inf), or that does not rescale when the maximum grows (row 2)."""
@@ -31,7 +31,7 @@ def test_rows_longer_than_a_block(columns, randn):
     assert_close(softmax(x), reference.softmax(x.double()))
 
 
-@pytest.mark.parametrize("columns", [100, tiles.MAX_ROW_BLOCK + 1])
+@pytest.mark.parametrize("columns", [100, tiles.INTERPRETED_ROW + 1])
 def test_extremes(columns, randn):
     """Catches exp without the maximum taken off (±1e4), NaN for a row of −200, 0 for a row of −inf (torch: NaN)."""
     x = randn(5, columns) * 1e4

@@ -1,0 +1,93 @@
+"""What softmax, the norms and silu_mul share: rows of any layout, taken as they lie."""
+
+import pytest
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from pytriton_llama import kernels, reference
+from pytriton_llama.kernels import tiles
+from tests.tolerances import assert_close
+
+# Each gives the same shape (..., N) as a view of something else.
+LAYOUTS = {
+    "contiguous": lambda randn: randn(6, 40),
+    "transposed": lambda randn: randn(40, 6).t(),
+    "every second column": lambda randn: randn(6, 80)[:, ::2],
+    "part of a wider row": lambda randn: randn(6, 100)[:, 30:70],
+    "one element off": lambda randn: randn(6 * 40 + 1)[1:].view(6, 40),
+    "rows in reverse order of dimensions": lambda randn: randn(5, 4, 40).transpose(0, 1),
+    "heads before positions": lambda randn: randn(2, 5, 3, 40).transpose(1, 2),
+    "part of the middle": lambda randn: randn(3, 9, 40)[:, 2:7],
+    "expanded rows": lambda randn: randn(1, 40).expand(6, 40),
+    "expanded batch": lambda randn: randn(1, 5, 40).expand(4, 5, 40),
+    "expanded columns": lambda randn: randn(6, 1).expand(6, 40),
+    "a single column": lambda randn: randn(6, 40)[:, 3:4],
+    "transposed and long": lambda randn: randn(1100, 5).t(),
+    "odd rows": lambda randn: randn(7, 37),
+}
+
+
+def call(op: str, x: torch.Tensor, other: torch.Tensor, weight: torch.Tensor, module):
+    arguments = {
+        "softmax": (x,),
+        "rms_norm": (x, weight),
+        "add_rms_norm": (x, other, weight),
+        "layer_norm": (x, weight, weight),
+        "silu_mul": (x, other),
+    }
+    return getattr(module, op)(*arguments[op])
+
+
+OPS = ("softmax", "rms_norm", "add_rms_norm", "layer_norm", "silu_mul")
+
+
+class Copies(TorchDispatchMode):
+    """What torch is asked to copy."""
+
+    def __init__(self):
+        super().__init__()
+        self.seen: list[str] = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        if any(word in func.name() for word in ("copy", "clone", "contiguous")):
+            self.seen.append(func.name())
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("op", OPS)
+def test_layouts(op, layout, randn):
+    """Catches a stride taken for 1 or for the row's length, rows written where others belong, and an input that is
+    copied first, whatever it was laid out like."""
+    if op == "layer_norm" and layout == "expanded columns":
+        pytest.skip("a constant row deviates from its mean by rounding alone")
+    x = LAYOUTS[layout](randn)
+    other, weight = randn(*x.shape), randn(x.shape[-1])
+    with Copies() as copies:
+        result = call(op, x, other, weight, kernels)
+    assert copies.seen == []
+    oracle = call(op, x.double(), other.double(), weight.double(), reference)
+    for ours, expected in zip(*(r if isinstance(r, tuple) else (r,) for r in (result, oracle)), strict=True):
+        assert_close(ours, expected)
+        assert ours.is_contiguous() or not x.is_contiguous()
+
+
+@pytest.mark.parametrize("op", ["add_rms_norm", "silu_mul"])
+def test_inputs_of_different_layouts(op, randn):
+    """Catches the strides of one input used for the other."""
+    x, other, weight = randn(40, 3, 6).permute(1, 2, 0), randn(6, 3, 40).transpose(0, 1), randn(40)
+    result = call(op, x, other, weight, kernels)
+    oracle = call(op, x.double(), other.double(), weight.double(), reference)
+    for ours, expected in zip(*(r if isinstance(r, tuple) else (r,) for r in (result, oracle)), strict=True):
+        assert_close(ours, expected)
+
+
+@pytest.mark.parametrize("N", [1, 3, 16, 511, 1000, 4097, 9000])
+@pytest.mark.parametrize("itemsize", [2, 4])
+def test_alignment_divides(N, itemsize):
+    """Catches a promise to the compiler that does not hold: it would load 16 bytes from where no 16 bytes start."""
+    x = torch.empty(2, N, dtype={2: torch.float16, 4: torch.float32}[itemsize])
+    for row_stride in (N, N + 1, N + 4, N + 8):
+        _, tile = tiles.rows("rms_norm", 2, N, (row_stride, 1), x)
+        assert N % tile["ALIGN"] == row_stride % tile["ALIGN"] == 0 and tile["ALIGN"] * itemsize <= 16
+    assert tiles.rows("rms_norm", 2, N, (N, 2), x)[1]["ALIGN"] == 1
