@@ -37,10 +37,14 @@ def silu_mul_kernel(
     BLOCK_M: tl.constexpr,
     BLOCK_N: tl.constexpr,
 ):
-    num_pid_n = tl.cdiv(N, BLOCK_N)
     # 64-bit before they meet a stride: a single row may have more than 2³¹ elements.
-    offs_m = (tl.program_id(0) // num_pid_n).to(tl.int64) * BLOCK_M + tl.arange(0, BLOCK_M)
-    offs_n = (tl.program_id(0) % num_pid_n).to(tl.int64) * BLOCK_N + tl.arange(0, BLOCK_N)
+    pid = tl.program_id(0).to(tl.int64)
+    if M == 1:  # known when compiling: the usual, contiguous case, without a division
+        offs_m, offs_n = tl.arange(0, BLOCK_M), pid * BLOCK_N + tl.arange(0, BLOCK_N)
+    else:
+        num_pid_n = tl.cdiv(N, BLOCK_N)
+        offs_m = pid // num_pid_n * BLOCK_M + tl.arange(0, BLOCK_M)
+        offs_n = pid % num_pid_n * BLOCK_N + tl.arange(0, BLOCK_N)
     mask = (offs_m[:, None] < M) & (offs_n[None, :] < N)
     gate_ptrs = gate_ptr + offs_m[:, None] * gate_row_stride + offs_n[None, :] * gate_col_stride
     gate = tl.load(gate_ptrs, mask=mask, other=0.0).to(tl.float32)

@@ -47,12 +47,17 @@ def layer_norm_kernel(
     mask = (offs_m[:, None] < M) & mask_n[None, :]
     x_ptrs = x_ptr + offs_m[:, None] * x_row_stride + offs_n[None, :].to(tl.int64) * x_col_stride
     x = tl.load(x_ptrs, mask=mask, other=0.0).to(tl.float32)
+    # A short row leaves registers to spare: weight and bias are asked for now, to arrive while it is being summed.
+    if BLOCK_N <= 4096:
+        weight = tl.load(weight_ptr + offs_n, mask=mask_n, other=0.0)[None, :]
+        bias = tl.load(bias_ptr + offs_n, mask=mask_n, other=0.0)[None, :]
     mean = tl.sum(x, axis=1) / N
     # Past the end of a row the difference would be −mean, not 0, and would count as variance.
     centred = tl.where(mask_n[None, :], x - mean[:, None], 0.0)
     variance = tl.sum(centred * centred, axis=1) / N
-    weight = tl.load(weight_ptr + offs_n, mask=mask_n, other=0.0)[None, :]
-    bias = tl.load(bias_ptr + offs_n, mask=mask_n, other=0.0)[None, :]
+    if BLOCK_N > 4096:
+        weight = tl.load(weight_ptr + offs_n, mask=mask_n, other=0.0)[None, :]
+        bias = tl.load(bias_ptr + offs_n, mask=mask_n, other=0.0)[None, :]
     # Widened only here: until then 16-bit values wait in half as many registers.
     y = centred * tl.rsqrt(variance + eps)[:, None] * weight.to(tl.float32) + bias.to(tl.float32)
     tl.store(y_ptr + offs_m[:, None] * N + offs_n[None, :], y.to(y_ptr.dtype.element_ty), mask=mask)

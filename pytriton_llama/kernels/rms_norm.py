@@ -46,8 +46,10 @@ def rms_norm_kernel(
     # Zeros past the end of a row add nothing to its sum of squares.
     x_ptrs = x_ptr + offs_m[:, None] * x_row_stride + offs_n[None, :].to(tl.int64) * x_col_stride
     x = tl.load(x_ptrs, mask=mask, other=0.0)
-    # Asked for already here, to arrive while the row is being summed.
-    weight = tl.load(weight_ptr + offs_n, mask=offs_n < N, other=0.0)
+    # Asked for already here, to arrive while the row is being summed; unless the row is loaded one element at a time,
+    # which leaves no registers to keep it in.
+    if ALIGN > 1:
+        weight = tl.load(weight_ptr + offs_n, mask=offs_n < N, other=0.0)[None, :]
     if residual_ptr is not None:
         residual_offs = offs_m[:, None] * residual_row_stride + offs_n[None, :].to(tl.int64) * residual_col_stride
         residual = tl.load(residual_ptr + residual_offs, mask=mask, other=0.0)
@@ -59,7 +61,9 @@ def rms_norm_kernel(
     normed = x * tl.rsqrt(tl.sum(x * x, axis=1) / N + eps)[:, None]
     # Rounded before it meets the weight, as Llama does.
     normed = normed.to(y_ptr.dtype.element_ty).to(tl.float32)
-    tl.store(y_ptr + y_offs, (normed * weight[None, :].to(tl.float32)).to(y_ptr.dtype.element_ty), mask=mask)
+    if ALIGN == 1:
+        weight = tl.load(weight_ptr + offs_n, mask=offs_n < N, other=0.0)[None, :]
+    tl.store(y_ptr + y_offs, (normed * weight.to(tl.float32)).to(y_ptr.dtype.element_ty), mask=mask)
 
 
 @triton.jit
@@ -161,7 +165,7 @@ def _norm(op, x, residual, weight, eps):
     if x.numel():
 
         def launch(M, N, strides, outputs, inputs):
-            grid, tile = tiles.rows("rms_norm", M, N, strides, x)
+            grid, tile = tiles.rows(op, M, N, strides, x)
             kernel = rms_norm_kernel if tile["BLOCK_N"] >= N else long_rms_norm_kernel
             if residual is None:  # what add_rms_norm has besides
                 outputs, inputs, strides = (*outputs, None), (*inputs, None), (*strides, 0, 0)

@@ -22,36 +22,31 @@ from pytriton_llama.kernels.arguments import check
 
 
 @triton.jit
-def rotate_heads(
-    out_ptr,
-    x_ptr,
-    out_head_stride,
-    out_row_stride,
-    x_head_stride,
-    x_row_stride,
+def head_tile(
+    head_stride,
+    row_stride,
     offs_l,
     mask_l,
-    cos_low,
-    sin_low,
-    cos_high,
-    sin_high,
     HEADS: tl.constexpr,
     HALF: tl.constexpr,
     BLOCK_H: tl.constexpr,
     BLOCK_HALF: tl.constexpr,
 ):
+    """Offsets and mask of the lower halves of all heads at some positions: (heads, positions, D/2)."""
     offs_h = tl.arange(0, BLOCK_H)[:, None, None]
     offs_d = tl.arange(0, BLOCK_HALF)[None, None, :]
-    # Heads and halves are padded to powers of two: three conditions, one per axis of the (heads, positions, D/2) tile.
+    # Heads and halves are padded to powers of two: three conditions, one an axis.
     mask = (offs_h < HEADS) & mask_l[None, :, None] & (offs_d < HALF)
-    x_ptrs = x_ptr + offs_h * x_head_stride + offs_l[None, :, None] * x_row_stride + offs_d
-    low = tl.load(x_ptrs, mask=mask, other=0.0).to(tl.float32)
-    high = tl.load(x_ptrs + HALF, mask=mask, other=0.0).to(tl.float32)
-    out_ptrs = out_ptr + offs_h * out_head_stride + offs_l[None, :, None] * out_row_stride + offs_d
+    return offs_h * head_stride + offs_l[None, :, None] * row_stride + offs_d, mask
+
+
+@triton.jit
+def store_turned(out_ptrs, low, high, cos_low, sin_low, cos_high, sin_high, mask, HALF: tl.constexpr):
+    low, high = low.to(tl.float32), high.to(tl.float32)
     turned_low = low * cos_low[None, :, :] - high * sin_low[None, :, :]
     turned_high = high * cos_high[None, :, :] + low * sin_high[None, :, :]
-    tl.store(out_ptrs, turned_low.to(out_ptr.dtype.element_ty), mask=mask)
-    tl.store(out_ptrs + HALF, turned_high.to(out_ptr.dtype.element_ty), mask=mask)
+    tl.store(out_ptrs, turned_low.to(out_ptrs.dtype.element_ty), mask=mask)
+    tl.store(out_ptrs + HALF, turned_high.to(out_ptrs.dtype.element_ty), mask=mask)
 
 
 @triton.jit
@@ -82,28 +77,34 @@ def rotary_embedding_kernel(
     # 64-bit before they meet a stride: a long batch passes 2³¹ elements.
     batch = tl.program_id(1).to(tl.int64)
     offs_l = tl.program_id(0).to(tl.int64) * BLOCK_L + tl.arange(0, BLOCK_L)
-    offs_d = tl.arange(0, BLOCK_HALF)
     mask_l = offs_l < length
-    mask = mask_l[:, None] & (offs_d[None, :] < HALF)
-    angle_offs = batch * cos_batch_stride + offs_l[:, None] * cos_row_stride + offs_d[None, :]
+    # Everything is asked for before anything is stored: the compiler can't move a load up past a store, which might
+    # have written what it reads.
+    q_offs, q_mask = head_tile(q_head_stride, q_row_stride, offs_l, mask_l, Q_HEADS, HALF, BLOCK_Q, BLOCK_HALF)
+    q_ptrs = q_ptr + batch * q_batch_stride + q_offs
+    q_low = tl.load(q_ptrs, mask=q_mask, other=0.0)
+    q_high = tl.load(q_ptrs + HALF, mask=q_mask, other=0.0)
+    k_offs, k_mask = head_tile(k_head_stride, k_row_stride, offs_l, mask_l, K_HEADS, HALF, BLOCK_K, BLOCK_HALF)
+    k_ptrs = k_ptr + batch * k_batch_stride + k_offs
+    k_low = tl.load(k_ptrs, mask=k_mask, other=0.0)
+    k_high = tl.load(k_ptrs + HALF, mask=k_mask, other=0.0)
+    offs_d = tl.arange(0, BLOCK_HALF)[None, :]
+    mask = mask_l[:, None] & (offs_d < HALF)
+    angle_offs = batch * cos_batch_stride + offs_l[:, None] * cos_row_stride + offs_d
     cos_low = tl.load(cos_ptr + angle_offs, mask=mask, other=0.0)
     sin_low = tl.load(sin_ptr + angle_offs, mask=mask, other=0.0)
     # The tables repeat themselves in the second half; read as given, a caller may pass any rotation.
     cos_high = tl.load(cos_ptr + angle_offs + HALF, mask=mask, other=0.0)
     sin_high = tl.load(sin_ptr + angle_offs + HALF, mask=mask, other=0.0)
     # Results are laid out as (batch, length, heads, D): the order in which the next projections read them.
-    q_out_row = Q_HEADS * HALF * 2
-    k_out_row = K_HEADS * HALF * 2
-    rotate_heads(
-        q_out_ptr + batch * length * q_out_row, q_ptr + batch * q_batch_stride, HALF * 2, q_out_row,
-        q_head_stride, q_row_stride, offs_l, mask_l, cos_low, sin_low, cos_high, sin_high,
-        Q_HEADS, HALF, BLOCK_Q, BLOCK_HALF,
-    )  # fmt: skip
-    rotate_heads(
-        k_out_ptr + batch * length * k_out_row, k_ptr + batch * k_batch_stride, HALF * 2, k_out_row,
-        k_head_stride, k_row_stride, offs_l, mask_l, cos_low, sin_low, cos_high, sin_high,
-        K_HEADS, HALF, BLOCK_K, BLOCK_HALF,
-    )  # fmt: skip
+    q_row: tl.constexpr = Q_HEADS * HALF * 2
+    k_row: tl.constexpr = K_HEADS * HALF * 2
+    q_offs, _ = head_tile(HALF * 2, q_row, offs_l, mask_l, Q_HEADS, HALF, BLOCK_Q, BLOCK_HALF)
+    k_offs, _ = head_tile(HALF * 2, k_row, offs_l, mask_l, K_HEADS, HALF, BLOCK_K, BLOCK_HALF)
+    q_out_ptrs = q_out_ptr + batch * length * q_row + q_offs
+    k_out_ptrs = k_out_ptr + batch * length * k_row + k_offs
+    store_turned(q_out_ptrs, q_low, q_high, cos_low, sin_low, cos_high, sin_high, q_mask, HALF)
+    store_turned(k_out_ptrs, k_low, k_high, cos_low, sin_low, cos_high, sin_high, k_mask, HALF)
 
 
 def rotary_embedding(
@@ -125,17 +126,19 @@ def rotary_embedding(
             than 1, and :func:`~pytriton_llama.kernels.arguments.check`.
     """
     check("rotary_embedding", q=q, k=k)
-    check("rotary_embedding", cos=cos, sin=sin)
+    for name, t in (("cos", cos), ("sin", sin)):
+        if t.dtype is not torch.float32:
+            raise TypeError(f"rotary_embedding: {name} is {t.dtype}; needed: float32 (16 bits blur large angles)")
+        if t.device != q.device:
+            raise ValueError(f"rotary_embedding: {name} is on {t.device} but q is on {q.device}")
+        if t.requires_grad and torch.is_grad_enabled():
+            raise ValueError(f"rotary_embedding: {name} requires grad, but kernels are forward only")
     if not _fit(q, k, cos, sin):
         raise ValueError(
             f"rotary_embedding: q is {tuple(q.shape)}, k {tuple(k.shape)}, cos {tuple(cos.shape)}, sin "
             f"{tuple(sin.shape)}; needed: q and k (batch, heads, length, head_dim) that differ only in heads, head_dim "
             "even, cos and sin (length, head_dim) or (batch, length, head_dim)"
         )
-    if cos.dtype != torch.float32:
-        raise TypeError(f"rotary_embedding: cos and sin are {cos.dtype}; needed: float32 (16 bits blur large angles)")
-    if cos.device != q.device:
-        raise ValueError(f"rotary_embedding: cos is on {cos.device} but q is on {q.device}")
     batch, q_heads, length, head_dim = q.shape
     k_heads = k.shape[1]
     if head_dim and not q.stride(3) == k.stride(3) == 1:
@@ -147,7 +150,7 @@ def rotary_embedding(
     )
     if q.numel() or k.numel():
         cos, sin = cos.contiguous(), sin.contiguous()
-        tile = tiles.rotary_embedding(length, q_heads, k_heads, head_dim)
+        tile = tiles.rotary_embedding(batch, length, q_heads, k_heads, head_dim)
         rotary_embedding_kernel[(-(-length // tile["BLOCK_L"]), batch)](
             q_out,
             k_out,

@@ -45,16 +45,18 @@ TIGHT_ROWS = {
     "rms_norm": ((16384, 0, 0), (ANY, 16384, 32)),
     "layer_norm": ((8192, 0, 0), (12288, 4096, 8), (16384, 0, 0), (28672, 8192, 8), (ANY, 16384, 32)),
 }
-# Warps of a whole row, by elements of the tile. 16 elements a thread are two loads of 16 bytes; from 16384 on, more
-# threads would leave each too few registers.
-WHOLE_WARPS = {1024: 2, 2048: 4, 4096: 8, 8192: 16, 16384: 16, 32768: 32}
-# Rows that may start at any element are loaded one by one. What pays then is many loads a thread and, for the norms,
-# two rows a program, which share the loads of the weight. By elements of the tile; longer rows are walked.
-ODD_WARPS = {
-    "softmax": {512: 2, 1024: 2, 2048: 4, 4096: 4, 8192: 8, 16384: 4},
-    "rms_norm": {1024: 2, 2048: 4, 4096: 4, 8192: 4, 16384: 4, 32768: 8},
-    "layer_norm": {1024: 2, 2048: 4, 4096: 4, 8192: 4, 16384: 4, 32768: 8},
-}
+# A tile of whole rows, by the padded row: (rows a program, warps). Short rows share a program, so that it has something
+# to hide latency with. 16 elements a thread are two loads of 16 bytes; from 16384 columns on, more threads would leave
+# each too few registers.
+WHOLE = {512: (2, 2), 1024: (2, 4), 2048: (1, 4), 4096: (1, 8), 8192: (1, 16), 16384: (1, 16), 32768: (1, 32)}
+WHOLE_LAYER_NORM = WHOLE | {512: (4, 2), 1024: (1, 2), 2048: (2, 8), 16384: (1, 8)}
+# The same for rows that may start at any element, which are loaded one by one. What pays then is many loads a thread
+# and, for the norms, two rows a program, which share the loads of the weight.
+ODD = {512: (1, 2), 1024: (1, 2), 2048: (1, 4), 4096: (1, 4), 8192: (1, 8), 16384: (1, 4)}
+ODD_NORM = {512: (2, 2), 1024: (2, 2), 2048: (2, 4), 4096: (2, 4), 8192: (2, 4), 16384: (2, 8)}
+ODD_ADD = ODD | {4096: (1, 8), 16384: (1, 8)}
+# … and where registers are tight.
+ODD_TIGHT = {512: (1, 2), 1024: (1, 2), 2048: (1, 4), 4096: (1, 8), 8192: (1, 8)}
 # An element-wise program's share of a row.
 ELEMENTWISE = {"BLOCK_M": 1, "BLOCK_N": 1024, "num_warps": 8}
 
@@ -81,27 +83,31 @@ def _align(N: int, strides: tuple[int, ...], itemsize: int) -> int:
 
 @functools.lru_cache(4096)  # a decode step asks a hundred times for the same
 def _compiled_rows(op: str, N: int, strides: tuple[int, ...], itemsize: int, arch: tuple[int, int]) -> dict:
-    padded = max(16, triton.next_power_of_2(N))
-    ALIGN = _align(N, strides, itemsize)
     roomy = itemsize == 2 and arch == (9, 0)
-    BLOCK_M = 1
+    ALIGN = _align(N, strides, itemsize)
+    padded = max(16, triton.next_power_of_2(N))
+    BLOCK_M, BLOCK_N, maxnreg = 1, padded, None
     if any(stride != 1 for stride in strides[1::2]):
         # A column's neighbours in memory are other rows: 16 of them fill the 32 bytes that memory hands out at once.
-        BLOCK_M, BLOCK_N, num_warps = 16, min(padded, 512), 8
-    elif ALIGN == 1 and padded <= 16384:
-        BLOCK_M = 2 if op != "softmax" and (roomy or padded <= 4096) else 1
-        # Tiles of 1024 elements at least, so that a program has something to hide latency with.
-        BLOCK_M, BLOCK_N = max(BLOCK_M, 512 // padded), padded
-        num_warps = ODD_WARPS[op][max(512 if op == "softmax" else 1024, BLOCK_M * BLOCK_N)]
+        BLOCK_M, BLOCK_N, num_warps = 16, min(padded, 256), 8
     elif ALIGN == 1:
-        BLOCK_N, num_warps = (8192, 8 if N <= 32768 else 32) if op == "softmax" else (4096, 16)
+        odd = ODD if op == "softmax" else ODD_TIGHT if not roomy else ODD_ADD if op == "add_rms_norm" else ODD_NORM
+        if padded <= max(odd):
+            BLOCK_M, num_warps = odd[max(512, padded)]
+        else:
+            BLOCK_N, num_warps = (8192, 8 if N <= 32768 else 32) if op == "softmax" else (4096, 16)
     else:
-        table = (ROWS if roomy else TIGHT_ROWS)[op]
-        BLOCK_N, num_warps = next((block, warps) for columns, block, warps in table if columns >= N)
-        if not BLOCK_N:
-            BLOCK_M, BLOCK_N = max(1, (1024 if padded <= 512 else 2048) // padded), padded
-            num_warps = WHOLE_WARPS[BLOCK_M * BLOCK_N]
-    return {"ALIGN": ALIGN, "BLOCK_M": BLOCK_M, "BLOCK_N": BLOCK_N, "num_warps": num_warps}
+        table = (ROWS if roomy else TIGHT_ROWS)["rms_norm" if op == "add_rms_norm" else op]
+        block, num_warps = next((block, warps) for columns, block, warps in table if columns >= N)
+        if block:
+            BLOCK_N = block
+        else:
+            BLOCK_M, num_warps = (WHOLE_LAYER_NORM if op == "layer_norm" and roomy else WHOLE)[max(512, padded)]
+            if op == "layer_norm" and roomy and padded == 16384:
+                maxnreg = 128  # the compiler takes 127 or 150; above 128 no second program fits the processor
+    BLOCK_M *= max(1, 512 // padded)  # rows shorter than the tables' shortest
+    tile = {"ALIGN": ALIGN, "BLOCK_M": BLOCK_M, "BLOCK_N": BLOCK_N, "num_warps": num_warps}
+    return tile if maxnreg is None else tile | {"maxnreg": maxnreg}
 
 
 def elementwise(M: int, N: int) -> dict:
@@ -168,19 +174,20 @@ def _interpreted_linear(M: int, N: int, K: int) -> dict:
     return {"BLOCK_M": BLOCK_M, "BLOCK_N": BLOCK_N, "BLOCK_K": BLOCK_K, "GROUP_M": 8}
 
 
-def rotary_embedding(length: int, q_heads: int, k_heads: int, head_dim: int) -> dict:
+def rotary_embedding(batch: int, length: int, q_heads: int, k_heads: int, head_dim: int) -> dict:
     """Positions a program: all heads of one on a GPU, as many as make a tile in the interpreter."""
     tile = _rotary_heads(q_heads, k_heads, head_dim)
     if interpreted():
         elements = max(tile["BLOCK_Q"], tile["BLOCK_K"]) * tile["BLOCK_HALF"]
         return {**tile, "BLOCK_L": min(triton.next_power_of_2(length), max(1, INTERPRETED_ROWS // elements))}
-    return tile
+    # A decode step's few positions leave the GPU empty: many threads each. A prompt fills it with small programs.
+    return {**tile, "BLOCK_L": 1, "num_warps": 8 if batch * length < 512 else 1 if head_dim <= 64 else 4}
 
 
 @functools.cache
 def _rotary_heads(q_heads: int, k_heads: int, head_dim: int) -> dict:
     BLOCK_Q, BLOCK_K, BLOCK_HALF = (triton.next_power_of_2(n) for n in (q_heads, k_heads, head_dim // 2))
-    return {"BLOCK_Q": BLOCK_Q, "BLOCK_K": BLOCK_K, "BLOCK_HALF": BLOCK_HALF, "BLOCK_L": 1, "num_warps": 4}
+    return {"BLOCK_Q": BLOCK_Q, "BLOCK_K": BLOCK_K, "BLOCK_HALF": BLOCK_HALF}
 
 
 def flash_attention(length_q: int, length_k: int, head_dim: int, q: torch.Tensor) -> dict:
@@ -207,7 +214,8 @@ def flash_attention(length_q: int, length_k: int, head_dim: int, q: torch.Tensor
             16: (128, 64, 4, 2),
             32: (128, 64, 4, 2),
             64: (128, 64, 4, 2),
-            128: (64, 32, 8 if capability(q.device) in ((8, 6), (8, 9)) else 4, 2),  # these two would spill
+            # sm_86 and sm_89 would spill under the tile that the others have.
+            128: (64, 64, 8, 2) if capability(q.device) in ((8, 6), (8, 9)) else (64, 32, 4, 2),
             256: (32, 32, 4, 1),
         }[BLOCK_D]
     return {"BLOCK_M": M, "BLOCK_N": N, "BLOCK_D": BLOCK_D, "num_warps": warps, "num_stages": stages}

@@ -50,7 +50,7 @@ def arch(target: str) -> tuple[int, int]:
 def specialised(function: JITFunction, args: tuple, kwargs: dict) -> tuple[dict, dict, dict, dict]:
     """Signature, constants, attributes and options of a launch, as Triton sees it: 1 is a constant, multiples of 16
     are known to be such."""
-    options = {name: kwargs[name] for name in ("num_warps", "num_stages") if name in kwargs}
+    options = {name: kwargs[name] for name in ("num_warps", "num_stages", "maxnreg") if name in kwargs}
     values = dict(zip(function.arg_names, args, strict=False)) | kwargs
     signature, constants, attributes = {}, {}, {}
     for i, parameter in enumerate(function.params):
@@ -72,6 +72,7 @@ def compile_launch(function: JITFunction, args: tuple, kwargs: dict, target: str
     signature, constants, attributes, options = specialised(function, args, kwargs)
     source = ASTSource(fn=function, signature=signature, constexprs=constants, attrs=attributes)
     if target.startswith("gfx"):
+        options.pop("maxnreg", None)  # NVIDIA's
         compiled = triton.compile(source, target=GPUTarget("hip", target, 64), options=options)
         return {"shared": compiled.metadata.shared, "stack": 0}
     compiled = triton.compile(source, target=GPUTarget("cuda", int(target[3:]), 32), options=options)
@@ -164,7 +165,8 @@ def compile_all(target: str, dtypes: list[torch.dtype], first_only: bool) -> Non
 
     def launch(function: JITFunction, args: tuple, kwargs: dict) -> None:
         pointers = sorted({TYPES[a.dtype] for a in args if isinstance(a, torch.Tensor)})
-        key = f"{target} {function.fn.__name__} {'/'.join(pointers)} {kwargs}"
+        absent = [name for name, a in zip(function.arg_names, args, strict=False) if a is None]
+        key = f"{target} {function.fn.__name__} {'/'.join(pointers)} without {'/'.join(absent)} {kwargs}"
         if key in seen or (first_only and wrapper in wrappers):
             return
         seen.add(key)
