@@ -34,17 +34,18 @@ def silu_mul_kernel(
     gate_col_stride,
     up_row_stride,
     up_col_stride,
+    FLAT: tl.constexpr,
     BLOCK_M: tl.constexpr,
     BLOCK_N: tl.constexpr,
 ):
     # 64-bit before they meet a stride: a single row may have more than 2³¹ elements.
-    pid = tl.program_id(0).to(tl.int64)
-    if M == 1:  # known when compiling: the usual, contiguous case, without a division
-        offs_m, offs_n = tl.arange(0, BLOCK_M), pid * BLOCK_N + tl.arange(0, BLOCK_N)
+    if FLAT:  # one row, however long: which block is whose needs no division
+        offs_m = tl.arange(0, BLOCK_M)
+        offs_n = tl.program_id(0).to(tl.int64) * BLOCK_N + tl.arange(0, BLOCK_N)
     else:
         num_pid_n = tl.cdiv(N, BLOCK_N)
-        offs_m = pid // num_pid_n * BLOCK_M + tl.arange(0, BLOCK_M)
-        offs_n = pid % num_pid_n * BLOCK_N + tl.arange(0, BLOCK_N)
+        offs_m = (tl.program_id(0) // num_pid_n).to(tl.int64) * BLOCK_M + tl.arange(0, BLOCK_M)
+        offs_n = (tl.program_id(0) % num_pid_n).to(tl.int64) * BLOCK_N + tl.arange(0, BLOCK_N)
     mask = (offs_m[:, None] < M) & (offs_n[None, :] < N)
     gate_ptrs = gate_ptr + offs_m[:, None] * gate_row_stride + offs_n[None, :] * gate_col_stride
     gate = tl.load(gate_ptrs, mask=mask, other=0.0).to(tl.float32)
@@ -84,7 +85,7 @@ def _launch_silu_mul(M, N, strides, outputs, inputs):
         M, N = 1, M * N  # no sum ends with a row here: one long row starts aligned wherever the tensor does
     tile = tiles.elementwise(M, N)
     grid = (-(-M // tile["BLOCK_M"]) * -(-N // tile["BLOCK_N"]),)
-    silu_mul_kernel[grid](*outputs, *inputs, M, N, *strides, **tile)
+    silu_mul_kernel[grid](*outputs, *inputs, M, N, *strides, FLAT=M == 1, **tile)
 
 
 @triton.jit
