@@ -1,4 +1,5 @@
-"""What no committed notebook may contain. Whether its outputs are right is for ``pytest --nbval notebooks/`` to say.
+"""What no committed notebook may contain, and what every lesson must have. Whether its outputs are right is for
+``pytest --nbval notebooks/`` to say.
 
 Each check is a function from a notebook to its complaints. It is run over every notebook, and over a small good one
 into which a single fault was planted: that very check must complain, and no other.
@@ -6,6 +7,7 @@ into which a single fault was planted: that very check must complain, and no oth
 
 import json
 import re
+import statistics
 from collections.abc import Callable
 from copy import deepcopy
 from pathlib import Path
@@ -19,6 +21,10 @@ from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_outp
 ROOT = Path(__file__).parents[2]
 NOTEBOOKS = sorted((ROOT / "notebooks").rglob("*.ipynb"))
 MAX_OUTPUT_BYTES = 2**20
+
+# Lessons follow the course's template. Notebook 11, the ledger, has a form of its own.
+LESSONS = [path for path in NOTEBOOKS if path.parent.name == "notebooks" and path.stem != "11_llama_generator"]
+LONG = ("02_linear", "07_flash_attention", "08_flash_decoding")  # may have more cells and words
 
 Check = Callable[[NotebookNode, Path], list[str]]
 
@@ -129,6 +135,89 @@ def timings(notebook: NotebookNode, path: Path) -> list[str]:
     return [f"cell {i} keeps its times of execution" for i, c in code_cells(notebook) if "execution" in c.metadata]
 
 
+# ------------------------------------------------------------------------------------------------ lessons
+
+
+def prose(notebook: NotebookNode) -> str:
+    """What a reader reads between code, without markup of HTML, links' targets, and fenced code."""
+    text = "\n".join(c.source for c in notebook.cells if c.cell_type == "markdown")
+    text = re.sub(r"```.*?```|<[^>]+>", " ", text, flags=re.DOTALL)
+    return re.sub(r"\]\([^)]*\)", "]", text)
+
+
+def headings(notebook: NotebookNode, level: int) -> list[str]:
+    text = "\n".join(c.source for c in notebook.cells if c.cell_type == "markdown")
+    return re.findall(rf"^{'#' * level} (.+)$", re.sub(r"```.*?```", "", text, flags=re.DOTALL), re.MULTILINE)
+
+
+def title(notebook: NotebookNode, path: Path) -> list[str]:
+    """Catches a notebook renumbered in its name alone, and a second heading of the first rank."""
+    first = notebook.cells[0].source.split("\n")[0]
+    good = first.startswith(f"# {path.stem[:2]} · ") and len(headings(notebook, 1)) == 1
+    return [] if good else [f"the first line is {first!r}, not the only title '# {path.stem[:2]} · …'"]
+
+
+def numbering(notebook: NotebookNode, path: Path) -> list[str]:
+    """Catches a section inserted or taken out without renumbering the rest; the text refers to sections by number."""
+    numbers = [found[1] for text in headings(notebook, 2) if (found := re.match(r"(\d+) · ", text))]
+    right = [str(i) for i in range(1, len(numbers) + 1)]
+    unnumbered = [text for text in headings(notebook, 2) if not re.match(r"\d+ · ", text)]
+    complaints = [] if numbers == right and numbers else [f"sections are numbered {', '.join(numbers)}"]
+    return complaints + [f"section {text!r} has no number" for text in unnumbered if text != "Recap"]
+
+
+def recap(notebook: NotebookNode, path: Path) -> list[str]:
+    """Catches a notebook that just ends."""
+    last = notebook.cells[-1]
+    good = last.cell_type == "markdown" and last.source.startswith("## Recap") and "\n1. " in last.source
+    return [] if good else ["the last cell is no recap in numbered lines"]
+
+
+def neighbours(notebook: NotebookNode, path: Path) -> list[str]:
+    """Catches a lesson put between two others that still link past it."""
+    order = sorted({p.name for p in NOTEBOOKS if p.parent.name == "notebooks"} | {path.name})
+    at = order.index(path.name)
+    wanted = {"first": order[at - 1] if at else None, "last": order[at + 1] if at + 1 < len(order) else None}
+    cells = {"first": notebook.cells[0].source, "last": notebook.cells[-1].source}
+    return [
+        f"its {where} cell does not link to {name}"
+        for where, name in wanted.items()
+        if name and f"]({name})" not in cells[where]
+    ]
+
+
+def solutions(notebook: NotebookNode, path: Path) -> list[str]:
+    """Catches exercises without worked answers, and answers that the notebook doesn't lead to."""
+    graded = any("grade(" in c.source for _, c in code_cells(notebook))
+    linked = f"](solutions/{path.name})" in "".join(c.source for c in notebook.cells if c.cell_type == "markdown")
+    return [] if graded and linked else ["no exercise is graded, or its solutions are not linked"]
+
+
+def length(notebook: NotebookNode, path: Path) -> list[str]:
+    """Catches a lesson that grew past what one sitting takes, or is too thin to derive anything."""
+    words, cells = len([word for word in prose(notebook).split() if re.search(r"\w", word)]), len(notebook.cells)
+    most_cells, most_words = (90, 3500) if path.stem in LONG else (60, 1800)
+    complaints = [] if 35 <= cells <= most_cells else [f"{cells} cells, not 35 to {most_cells}"]
+    return complaints + ([] if 1000 <= words <= most_words else [f"{words} words of prose, not 1000 to {most_words}"])
+
+
+def long_code(notebook: NotebookNode, path: Path) -> list[str]:
+    """Catches cells that do several things at once. Only a kernel may be longer than 40 lines."""
+    lines = [(i, c.source.count("\n") + 1, "@triton.jit" in c.source) for i, c in code_cells(notebook)]
+    median = statistics.median(n for _, n, _ in lines)
+    complaints = [f"cell {i} has {n} lines" for i, n, kernel in lines if n > 40 and not kernel]
+    return complaints + ([f"the median code cell has {median} lines"] if median > 10 else [])
+
+
+def setup(notebook: NotebookNode, path: Path) -> list[str]:
+    """Catches a triton imported before the package has decided how it runs, and harness code ahead of the lesson."""
+    first = code_cells(notebook)[0][1].source
+    good = first.startswith("import pytriton_llama") and first.count("\n") < 6
+    return [] if good else ["the first code cell is no setup of at most 6 lines that imports pytriton_llama first"]
+
+
+LESSON_CHECKS: list[Check] = [title, numbering, recap, neighbours, solutions, length, long_code, setup]
+
 CHECKS: list[Check] = [
     unexecuted,
     out_of_order,
@@ -152,6 +241,22 @@ def test_there_are_notebooks():
 def test_notebook(path: Path, check: Check):
     """Catches what the check's own docstring says."""
     assert check(nbformat.read(path, as_version=4), path) == []
+
+
+@pytest.mark.parametrize("check", LESSON_CHECKS, ids=lambda check: check.__name__)
+@pytest.mark.parametrize("path", LESSONS, ids=lambda path: path.stem)
+def test_lesson(path: Path, check: Check):
+    """Catches what the check's own docstring says."""
+    assert check(nbformat.read(path, as_version=4), path) == []
+
+
+@pytest.mark.parametrize("path", LESSONS, ids=lambda path: path.stem)
+def test_lesson_has_solutions(path: Path):
+    """Catches exercises without answers, and answers that are not graded or not right."""
+    answers = nbformat.read(path.parent / "solutions" / path.name, as_version=4)
+    asked = set(re.findall(r"grade\(\w+, (\S+)\)", "".join(c.source for _, c in code_cells(nbformat.read(path, 4)))))
+    printed = "".join(text for _, output in outputs(answers) for text in texts(output))
+    assert asked and all(f"☑ {key.strip(chr(34))} " in printed for key in asked) and "☐" not in printed
 
 
 def good() -> NotebookNode:
@@ -224,6 +329,77 @@ def test_a_planted_fault_is_caught(check: Check, plant: Callable[[NotebookNode],
     assert {c.__name__ for c in CHECKS if c(notebook, path)} == {check.__name__}
 
 
+LESSON = ROOT / "notebooks" / f"{LESSONS[0].stem[:2]}_z_lesson.ipynb"  # comes after the first
+
+
+def good_lesson() -> NotebookNode:
+    """Passes every check of lessons, with what a careless check would take for a fault."""
+    number = LESSON.stem[:2]
+    before, after = LESSONS[0].name, sorted(p.name for p in NOTEBOOKS if p.name > LESSON.name)[0]
+    cells = [
+        new_markdown_cell(
+            f"# {number} · A lesson\n\nBefore: [a]({before}).\n\n```\n# a comment, ## 7 · no heading\n```"
+        ),
+        new_code_cell("import pytriton_llama\nimport torch"),
+        new_markdown_cell("## 1 · First"),
+        *(new_code_cell("x = 1") for _ in range(16)),
+        *(new_markdown_cell("word " * 70) for _ in range(15)),
+        new_code_cell("\n".join(["@triton.jit", *["    x"] * 50])),
+        new_markdown_cell(f"## 2 · Exercises\n\n### a\n\n[answers](solutions/{LESSON.name})"),
+        new_code_cell('grade(f, "00.a")'),
+        new_markdown_cell(f"## Recap\n\n1. One.\n\nNext: [b]({after})."),
+    ]
+    return new_notebook(cells=cells)
+
+
+def _replace(old: str, new: str) -> Callable[[NotebookNode], None]:
+    def plant(notebook: NotebookNode) -> None:
+        assert any(old in cell.source for cell in notebook.cells)
+        for cell in notebook.cells:
+            cell.source = cell.source.replace(old, new)
+
+    return plant
+
+
+LESSON_FAULTS: list[tuple[Check, str, Callable[[NotebookNode], None]]] = [
+    (title, "another number", _replace(" · A lesson", "1 · A lesson")),
+    (title, "twice", _replace("## 1 · First", "# Once more\n\n## 1 · First")),
+    (numbering, "one left out", _replace("## 2 · Ex", "## 3 · Ex")),
+    (numbering, "without a number", _replace("## 2 · Ex", "## Ex")),
+    (recap, "cut off", _replace("1. One.", "One.")),
+    (recap, "ends in code", lambda n: n.cells.append(new_markdown_cell(n.cells[-1].source.replace("## Recap", "")))),
+    (neighbours, "skips the next", _replace("Next: [b](", "Next: [b](x")),
+    (neighbours, "skips the one before", _replace("[a](", "[a](x")),
+    (solutions, "not linked", _replace("](solutions/", "](solved/")),
+    (solutions, "nothing graded", _replace("grade(", "print(")),
+    (length, "too many cells", lambda n: n.cells.__setitem__(slice(4, 4), [new_code_cell("x = 1")] * 30)),
+    (length, "too few words", _replace("word word ", "word ")),
+    (length, "too many words", _replace("word ", "word and ")),
+    (long_code, "not a kernel", _replace("@triton.jit", "if True:")),
+    (long_code, "everywhere", _replace("x = 1", "x = 1" + "\nx = 2" * 10)),
+    (setup, "triton first", _replace("import pytriton_llama\nimport torch", "import triton, pytriton_llama")),
+    (setup, "long", _replace("import torch", "import torch" + "\nx" * 6)),
+]
+
+
+def test_a_good_lesson_has_no_complaints():
+    """Catches a check that is too eager: comments in fenced code as headings, a long kernel as a long cell."""
+    assert [complaint for check in LESSON_CHECKS for complaint in check(good_lesson(), LESSON)] == []
+
+
+@pytest.mark.parametrize(
+    ("check", "plant"),
+    [(check, plant) for check, _, plant in LESSON_FAULTS],
+    ids=[f"{check.__name__}: {name}" for check, name, _ in LESSON_FAULTS],
+)
+def test_a_fault_planted_in_a_lesson_is_caught(check: Check, plant: Callable[[NotebookNode], None]):
+    """Catches a check that has gone blind, and one that complains about what is another's to say."""
+    notebook = good_lesson()
+    plant(notebook)
+    assert {c.__name__ for c in LESSON_CHECKS if c(notebook, LESSON)} == {check.__name__}
+
+
 def test_every_check_has_a_planted_fault():
     """Catches a check added without showing that it can fail."""
     assert {check.__name__ for check, _, _ in FAULTS} == {check.__name__ for check in CHECKS}
+    assert {check.__name__ for check, _, _ in LESSON_FAULTS} == {check.__name__ for check in LESSON_CHECKS}
