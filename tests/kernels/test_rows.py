@@ -84,9 +84,9 @@ def test_inputs_of_different_layouts(op, randn):
 
 @pytest.mark.parametrize("N", [1, 3, 16, 511, 1000, 4097, 9000])
 @pytest.mark.parametrize("itemsize", [2, 4])
-def test_alignment_divides(N, itemsize):
+def test_alignment_divides(N, itemsize, device):
     """Catches a promise to the compiler that does not hold: it would load 16 bytes from where no 16 bytes start."""
-    x = torch.empty(2, N, dtype={2: torch.float16, 4: torch.float32}[itemsize])
+    x = torch.empty(2, N, dtype={2: torch.float16, 4: torch.float32}[itemsize], device=device)
     for row_stride in (N, N + 1, N + 4, N + 8):
         _, tile = tiles.rows("rms_norm", 2, N, (row_stride, 1), x)
         assert N % tile["ALIGN"] == row_stride % tile["ALIGN"] == 0 and tile["ALIGN"] * itemsize <= 16
