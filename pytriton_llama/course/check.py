@@ -66,6 +66,7 @@ def check(ours: Function, oracle: Function, *inputs: Any) -> Verdicts:
         The table; true if ours agrees everywhere: each element to within ``tolerances.TOLERANCE`` of itself and of its
         row's largest, NaN and infinities in the same places.
     """
+    unpacked(inputs)
     named = inputs[0] if len(inputs) == 1 and isinstance(inputs[0], dict) else {"": inputs}
     return Verdicts(
         *(
@@ -73,6 +74,12 @@ def check(ours: Function, oracle: Function, *inputs: Any) -> Verdicts:
             for name, given in named.items()
         )
     )
+
+
+def unpacked(inputs: tuple) -> None:
+    """Raise if the arguments of a call came as one tuple."""
+    if len(inputs) == 1 and isinstance(inputs[0], tuple) and any(isinstance(each, torch.Tensor) for each in inputs[0]):
+        raise TypeError(f"{len(inputs[0])} arguments came as one tuple: put * before it")
 
 
 @torch.no_grad()

@@ -220,18 +220,39 @@ def roofline(card: Card, operations: dict[str, tuple[int, int]], peak: str = "fp
     ax.grid(alpha=0.3)
 
 
+# Lines of a notebook's own versions, by colours that the peers beside them leave, and marks that no peer has.
+OWN_COLOURS = ("#E69F00", "#56B4E9", "#777777", "#CC79A7", "#009E73", "#0072B2", "#000000")
+OWN_MARKERS = "*Xhp<"
+OWN_DASHES = ((0, (9, 3)), (0, (2, 2)), (0, (9, 2, 2, 2, 2, 2)), (0, (5, 5)), (0, (1, 3)))
+
+
 def rates(case: Case, rows: Sequence[Row], title: str = "") -> None:
-    """Speed over problem size, a line a contender."""
+    """Speed over problem size, a line a contender; a notebook's own versions come last, with open markers."""
     ax = axes(8, 4, title or f"{case.op} {rows[0].dtype}, {rows[0].gpu}")
-    for number, name in enumerate(dict.fromkeys(row.contender for row in rows)):
+    names = list(dict.fromkeys(row.contender for row in rows if row.rate))
+    looks = {name: STYLES[name] for name in names if name in STYLES}
+    free = [c for c in OWN_COLOURS if c not in {look["color"] for look in looks.values()}]
+    for number, name in enumerate(name for name in names if name not in STYLES):
+        looks[name] = {
+            "color": free[number % len(free)],
+            "marker": OWN_MARKERS[number % 5],
+            "markerfacecolor": "white",
+            "markersize": max(9, 15 - 3 * number),  # on one spot, the earlier look out from under the later
+            "linestyle": OWN_DASHES[number % 5],
+            "zorder": 5,
+        }
+    for name, look in looks.items():
         line = sorted(
             (row.point.shape[case.swept], float(row.rate)) for row in rows if row.contender == name and row.rate
         )
-        look = STYLES.get(name, {"color": colour(number), "marker": "*", "linestyle": ":"})
-        if line:
-            ax.plot(*zip(*line, strict=True), label=name, markersize=6, **look)
+        ax.plot(*zip(*line, strict=True), label=name, **({"markersize": 6} | look))
     ax.set_xscale("log", base=2)
-    ax.xaxis.set_major_formatter(lambda value, _: f"{value:.0f}")
+    sizes = sorted({row.point.shape[case.swept] for row in rows if row.rate})
+    labelled: list[int] = []
+    for n in sorted(sizes, key=lambda n: n & (n - 1)):  # powers of two first: of 4096 and 4097, one label has room
+        if all(abs(np.log2(n / other)) > 0.25 for other in labelled):
+            labelled.append(n)
+    ax.set_xticks(sizes, [str(n) if n in labelled else "" for n in sizes], rotation=45)
     ax.set(xlabel=case.axis, ylabel=case.unit)
     ax.set_ylim(bottom=0)
     ax.grid(alpha=0.3)

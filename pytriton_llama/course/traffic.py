@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from pytriton_llama.course.check import Verdict, Verdicts
+from pytriton_llama.course.check import Verdict, Verdicts, unpacked
 from pytriton_llama.interpreter import trace
 from pytriton_llama.interpreter.tracing import AssertionFailed, OutOfBounds, Overflow, Race, Uninitialized
 from pytriton_llama.interpreter.watch import Violation
@@ -58,6 +58,7 @@ def traffic(function: Callable, *args: Any) -> Traffic:
 
     Raises one of FAULTS if a kernel does what it must not.
     """
+    unpacked(args)
     with trace() as t:
         function(*args)
     return Traffic(t.bytes_loaded, t.bytes_stored)
@@ -69,6 +70,7 @@ def watch(function: Callable, *args: Any) -> Verdicts:
     A tensor's memory is what its shape and strides reach: a view into a larger allocation ends where the view ends.
     Nothing outside is touched, for the first fault ends the kernel.
     """
+    unpacked(args)
     try:
         with trace(extent="view"):
             function(*args)

@@ -29,8 +29,8 @@ def first_block_kernel(z_ptr, a, x_ptr, y_ptr, n, BLOCK: tl.constexpr):
     tl.store(z_ptr + offs, a * x + y, mask=mask)
 
 
-def scale_add(a, x, y, kernel=scale_add_kernel, BLOCK=1024, programs=None):
-    z, n = torch.zeros_like(x), x.numel()
+def scale_add(a, x, y, kernel=scale_add_kernel, BLOCK=1024, programs=None, output=torch.zeros_like):
+    z, n = output(x), x.numel()
     kernel[(triton.cdiv(n, BLOCK) if programs is None else programs(n, BLOCK),)](z, a, x, y, n, BLOCK)
     return z
 
@@ -67,6 +67,7 @@ ANSWERS = {
     "00.a": (
         lambda n, itemsize: (3 * n * itemsize, 2 * n),
         {
+            lambda n, itemsize: (2 * n, 3 * n * itemsize): "bytes first, then FLOPs",
             lambda n, itemsize: (4 * n * itemsize, 2 * n): "a is one number",
             lambda n, itemsize: (2 * n * itemsize, 2 * n): "z has to be written",
             lambda n, itemsize: (3 * n * itemsize, n): "an addition is one, too",
@@ -76,6 +77,11 @@ ANSWERS = {
     "00.b": (
         scale_add,
         {
+            lambda a, x, y: a * x + y: "no kernel of yours was launched",
+            lambda a, x, y: scale_add(a, x, y, programs=int.__floordiv__, output=torch.empty_like): (
+                "n = 64: no program wrote some elements"
+            ),
+            lambda a, x, y: scale_add(a, x, y, programs=int.__floordiv__): "how many programs does your grid have",
             lambda a, x, y: scale_add(1.0, x, y): "what is a multiplied with",
             lambda a, x, y: scale_add(a, x, y, unmasked_scale_add_kernel): "an access outside of a tensor",
             lambda a, x, y: scale_add(a, x, y, BLOCK=64, programs=lambda n, BLOCK: n // BLOCK): "partly filled",
@@ -85,7 +91,8 @@ ANSWERS = {
     "00.c": (
         flip,
         {
-            lambda x: x.clone(): "nothing was reversed",
+            lambda x: x.flip(0): "no kernel of yours was launched",
+            lambda x: scale_add(0.0, x, x): "nothing was reversed",
             lambda x: flip(x, first=0): "an access outside of a tensor",
             flip_in_blocks: "swap places",
         },

@@ -4,6 +4,8 @@ import torch
 import triton
 import triton.language as tl
 
+from pytriton_llama.course import Traffic
+
 
 def merge(m1, l1, m2, l2):
     m = torch.maximum(m1, m2)
@@ -81,6 +83,9 @@ ANSWERS = {
     "01.a": (
         lambda M, N, itemsize: 4 * M * N * itemsize,
         {
+            lambda M, N, itemsize: (3 * M * N * itemsize, M * N * itemsize): "one number is asked for",
+            lambda M, N, itemsize: Traffic(3 * M * N * itemsize, M * N * itemsize): "bytes loaded plus bytes stored",
+            lambda M, N, itemsize: 4 * M * N: "each has itemsize bytes",
             lambda M, N, itemsize: 2 * M * N * itemsize: "the fused kernel",
             lambda M, N, itemsize: 3 * M * N * itemsize: "has to be written",
             lambda M, N, itemsize: (4 * N + 2) * M * itemsize: "nothing but the result",
@@ -90,6 +95,7 @@ ANSWERS = {
     "01.b": (
         merge,
         {
+            lambda *halves: merge(*halves)[::-1]: "m first, then l",
             merge_with_least: "the larger maximum",
             merge_unscaled: "each sum was taken",
             merge_by_absolute_sums: "only differences",
@@ -106,7 +112,7 @@ ANSWERS = {
             lambda x: logsumexp(x, shift=""): "around 200",
             lambda x: logsumexp(x, shift="maximum or 0"): "around −200",
             logsumexp_read_twice: "load a row once",
-            lambda x: torch.logsumexp(x, -1): "store one number",
+            lambda x: torch.logsumexp(x, -1): "no kernel of yours was launched",
         },
     ),
 }

@@ -3,6 +3,7 @@
 import torch
 import triton
 import triton.language as tl
+from torch.nn import functional as F
 
 
 @triton.jit
@@ -83,6 +84,8 @@ ANSWERS = {
     "03.b": (
         l2_norm,
         {
+            lambda x: F.normalize(x, dim=-1): "no kernel of yours was launched",
+            lambda x: l2_norm(x, eps=1e-6): "numbers about 1e-6",
             lambda x: l2_norm(x, MEAN=True): "√64 too large",
             lambda x: l2_norm(x, programs=1): "which row is a program's",
             lambda x: l2_norm(x, unmasked_l2_norm_kernel): "a race",
@@ -93,6 +96,7 @@ ANSWERS = {
     "03.c": (
         gemma_norm,
         {
+            lambda x, weight: F.rms_norm(x, x.shape[-1:], 1 + weight, 1e-6): "no kernel of yours was launched",
             lambda x, weight: gemma_norm(x, weight, ONE=0.0): "the stored weight lacks a 1",
             lambda x, weight: gemma_norm(x, weight, eps=1e-2): "mean of squares, eps, root",
             lambda x, weight: gemma_norm(x, weight, PADDED=True): "the mean is over 100",

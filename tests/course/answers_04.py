@@ -5,6 +5,7 @@ import functools
 import torch
 import triton
 import triton.language as tl
+from torch.nn import functional as F
 
 
 def unmerge(whole, b):
@@ -17,6 +18,11 @@ def unmerge(whole, b):
 def without_between(whole, b):
     n_a, mean_a, _ = unmerge(whole, b)
     return n_a, mean_a, whole[2] - b[2]
+
+
+def between_added(whole, b):
+    n_a, mean_a, S_a = unmerge(whole, b)
+    return n_a, mean_a, 2 * (whole[2] - b[2]) - S_a
 
 
 def from_the_wholes_mean(whole, b):
@@ -45,7 +51,17 @@ def halves(whole, b):
 
 @triton.jit
 def group_norm_kernel(
-    y_ptr, x_ptr, weight_ptr, bias_ptr, N, groups, eps, BLOCK_N: tl.constexpr, ZEROED: tl.constexpr, WRAP: tl.constexpr
+    y_ptr,
+    x_ptr,
+    weight_ptr,
+    bias_ptr,
+    N,
+    groups,
+    eps,
+    BLOCK_N: tl.constexpr,
+    ZEROED: tl.constexpr,
+    WRAP: tl.constexpr,
+    ONE_PASS: tl.constexpr,
 ):
     pid = tl.program_id(0)
     offs_n = tl.arange(0, BLOCK_N)
@@ -54,7 +70,11 @@ def group_norm_kernel(
     centred = x - tl.sum(x) / N
     if ZEROED:
         centred = tl.where(mask, centred, 0.0)
-    scale = tl.rsqrt(tl.sum(centred * centred) / N + eps)
+    variance = tl.sum(centred * centred) / N
+    if ONE_PASS:
+        mean = tl.sum(x) / N
+        variance = tl.sum(x * x) / N - mean * mean
+    scale = tl.rsqrt(variance + eps)
     if WRAP == 1:
         channels = pid % groups * N + offs_n
     elif WRAP == 2:  # the same weights for every stretch
@@ -66,11 +86,11 @@ def group_norm_kernel(
     tl.store(y_ptr + pid * N + offs_n, centred * scale * weight + bias, mask=mask)
 
 
-def group_norm(x, weight, bias, groups, eps=1e-5, ZEROED=True, WRAP=1):
+def group_norm(x, weight, bias, groups, eps=1e-5, ZEROED=True, WRAP=1, ONE_PASS=False):
     (M, columns), y = x.shape, torch.empty_like(x)
     N = columns // groups
     BLOCK_N = triton.next_power_of_2(N)
-    group_norm_kernel[(M * groups,)](y, x, weight, bias, N, groups, eps, BLOCK_N, ZEROED, WRAP)
+    group_norm_kernel[(M * groups,)](y, x, weight, bias, N, groups, eps, BLOCK_N, ZEROED, WRAP, ONE_PASS)
     return y
 
 
@@ -88,6 +108,10 @@ ANSWERS = {
     "04.b": (
         unmerge,
         {
+            lambda whole, b: unmerge(whole, b)[::-1]: "n first, then the mean",
+            lambda whole, b: [unmerge(whole, b)[i] for i in (0, 2, 1)]: "the mean, then S",
+            lambda whole, b: (*unmerge(whole, b)[:2], -unmerge(whole, b)[2]): "no sum of squares is negative",
+            between_added: "the way back takes it off",
             lambda whole, b: (whole[0], *unmerge(whole, b)[1:]): "how many numbers are left",
             means_subtracted: "subtract sums, not means",
             mean_over_the_whole: "divide what is left by its own n",
@@ -99,6 +123,8 @@ ANSWERS = {
     "04.c": (
         group_norm,
         {
+            lambda x, weight, bias, groups: F.group_norm(x, groups, weight, bias): "no kernel of yours was launched",
+            functools.partial(group_norm, ONE_PASS=True): "leaves nothing but rounding",
             lambda x, weight, bias, groups: group_norm(x, weight, bias, 1): "each group has its own mean",
             functools.partial(group_norm, WRAP=2): "its own stretch of weight",
             functools.partial(group_norm, WRAP=0): "an access outside of a tensor",

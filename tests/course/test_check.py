@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from pytriton_llama import tolerances
-from pytriton_llama.course import check, device, draw
+from pytriton_llama.course import check, device, draw, traffic, watch
 from pytriton_llama.course.check import difference
 from pytriton_llama.course.inputs import Draw
 from tests.course.kernels import scale
@@ -66,6 +66,13 @@ def test_details_are_kept_apart(capsys):
     assert capsys.readouterr().out == "caught: wrong numbers\n"
     verdicts.details()
     assert "2 of 5 elements, the first at (3,)" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("call", [watch, traffic, lambda f, case: check(f, twice, case)])
+def test_arguments_as_one_tuple(call):
+    """Catches a forgotten * that is told as a missing argument of somebody's lambda."""
+    with pytest.raises(TypeError, match=r"^2 arguments came as one tuple: put \* before it$"):
+        call(twice, (draw(3), draw(3)))
 
 
 def test_inputs_keep_their_layout():

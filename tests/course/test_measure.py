@@ -128,6 +128,50 @@ def test_rates_without_a_result():
     plt.close("all")
 
 
+def with_own(case, *names):
+    """A recording in which versions of a notebook's compete."""
+    return recording(dataclasses.replace(case, peers={name: lambda: torch.clone for name in names} | case.peers))
+
+
+def test_own_versions_are_no_peers():
+    """Catches a notebook's version taken for the best peer, and its column lost."""
+    case = CASES["softmax"]
+    rows = with_own(case, "first", "second")
+    fast = [dataclasses.replace(row, rate="9000") if row.contender == "second" else row for row in rows]
+    heading, _, line, *_ = module._table(case, fast).splitlines()
+    assert heading.startswith("| point | first | second | pytriton_llama | torch | ")
+    # Ours at 1000, the notebook's after it, then the peers: the best at 1500.
+    assert line == "| 8192×512 fp16 | 1100 | 9000 | 1000 | 1300 | 1400 | 1500 | 1600 | 0.67 |"
+
+
+@pytest.mark.parametrize("op", ["softmax", "rotary_embedding"])
+def test_lines_are_told_apart(op):
+    """Catches two lines of one colour, marker or dash, own ones below others, and ticks where nothing was measured."""
+    plt.switch_backend("agg")
+    case = CASES[op]
+    names = ["first", "second", "third"]
+    figures.rates(case, with_own(dataclasses.replace(case, points=case.quick), *names))
+    lines = {line.get_label(): line for line in plt.gca().lines}
+    for look in (lambda line: line.get_color(), lambda line: line.get_marker(), lambda line: str(line._dash_pattern)):
+        assert len(set(map(look, lines.values()))) == len(lines)
+    assert list(lines)[-3:] == names
+    assert {lines[name].get_markerfacecolor() for name in names} == {"white"}
+    assert min(lines[name].get_zorder() for name in names) > lines[settings.OURS].get_zorder()
+    assert plt.gca().get_xticks().tolist() == [point.shape[case.swept] for point in case.quick]
+    assert not len(plt.gca().get_xticks(minor=True))
+    plt.close("all")
+
+
+def test_labels_have_room():
+    """Catches 4096 and 4097 written over each other, and a size left out that has room."""
+    plt.switch_backend("agg")
+    rows = [row for row in recording(CASES["softmax"]) if row.point.shape[0] > 1]
+    figures.rates(CASES["softmax"], rows)
+    labels = {label.get_text() for label in plt.gca().get_xticklabels()}
+    assert {"512", "4096", "11008", "131072"} < labels and not {"1000", "4097"} & labels
+    plt.close("all")
+
+
 def test_seconds_counts_calls():
     """Catches a first call, with its compilation, among those that are timed."""
     calls = []

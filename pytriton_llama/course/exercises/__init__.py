@@ -8,16 +8,18 @@ from the plainest up, and yields for each stage whether it passed and the hint t
         yield answer(1) == 12, "one element: two loads and one store of 4 bytes"
         yield answer(1000) == 12000, "…"
 
-Answers that launch kernels are best called through :func:`watched`: an access outside of a tensor is then a hint, not
-the end of a GPU's context.
+Where a kernel is asked for, the answer is called through :func:`watched`: an access outside of a tensor is then a hint,
+not the end of a GPU's context, and so is an answer that launches no kernel.
 """
 
 import pkgutil
+import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from importlib import import_module
 from typing import Any
 
+from pytriton_llama.bench.check import poisoned
 from pytriton_llama.course.check import difference
 from pytriton_llama.course.traffic import FAULTS
 from pytriton_llama.interpreter import trace
@@ -41,6 +43,10 @@ class NotSolved(Exception):
     """The answer is still the stub, which returns None."""
 
 
+class NoKernel(Exception):
+    """The answer was to launch a kernel, and did not."""
+
+
 def exercise(key: str, title: str) -> Callable[[Checker], Checker]:
     """Register a checker under a key such as ``00.a``."""
 
@@ -52,9 +58,16 @@ def exercise(key: str, title: str) -> Callable[[Checker], Checker]:
 
 
 def watched(answer: Answer, *args: Any) -> Any:
-    """``answer(*args)`` with its kernels watched, a view's memory ending where the view ends."""
-    with trace(extent="view"):
-        return answer(*args)
+    """``answer(*args)`` with its kernels watched, a view's memory ending where the view ends, ``torch.empty`` NaN.
+
+    At least one kernel has to be launched; one whose grid is empty counts.
+    """
+    # The switch that fills torch.empty with NaN also warns of torch's own nondeterminism.
+    with trace(extent="view") as t, poisoned(), warnings.catch_warnings(action="ignore"):
+        result = answer(*args)
+    if not t.launches:
+        raise NoKernel
+    return result
 
 
 def agrees(actual: Any, expected: Any) -> bool:
@@ -88,6 +101,8 @@ def failure(answer: Answer, this: Exercise) -> str:
                 return f"hint {stage}: {hint}"
     except (NotSolved, NotImplementedError):
         return "not solved yet"
+    except NoKernel:
+        return f"hint {stage + 1}: no kernel of yours was launched"
     except Violation as fault:
         return f"hint {stage + 1}: caught: {FAULTS[type(fault)]}"
     except Exception as error:  # whatever a reader's function raises

@@ -12,6 +12,7 @@ from pytriton_llama.course.inputs import Draw, device
 def cost(answer: Answer) -> Iterator[tuple[bool, str]]:
     """(bytes, FLOPs) of z = a·x + y for n elements of ``itemsize`` bytes; a is a number."""
     moved, flops = answer(1, 4)
+    yield moved >= flops, "bytes first, then FLOPs"
     yield moved != 16, "a is one number among the kernel's arguments: it isn't loaded for each element"
     yield moved != 8, "z has to be written, too"
     yield moved == 12, "list the tensors that are read and those that are written"
@@ -23,6 +24,10 @@ def cost(answer: Answer) -> Iterator[tuple[bool, str]]:
 @exercise("00.b", "a kernel for a·x + y")
 def scale_add(answer: Answer) -> Iterator[tuple[bool, str]]:
     draw = Draw(1)
+    z = watched(answer, 3.0, draw(64), draw(64))
+    # Memory that nobody wrote to is NaN, or what the answer filled it with.
+    written = not (z.isnan() | (z == 0)).any()
+    yield written, "n = 64: no program wrote some elements: how many programs does your grid have?"
     for n, hint in (
         (64, "look at one element: what is a multiplied with?"),
         (1000, "the last block is partly filled: does every element belong to a program?"),

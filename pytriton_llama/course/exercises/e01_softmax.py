@@ -14,6 +14,8 @@ from pytriton_llama.course.traffic import Traffic, traffic
 def three_walks(answer: Answer) -> Iterator[tuple[bool, str]]:
     """Bytes that a kernel loads and stores if it reads its rows for the maximum, for the sum and for the result."""
     moved = answer(1, 1, 4)
+    yield isinstance(moved, (int, float)), "one number is asked for: bytes loaded plus bytes stored"
+    yield not moved == 4 == answer(1, 1, 2), "those are elements: each has itemsize bytes"
     yield moved != 8, "that is the fused kernel, which reads a row once"
     yield moved != 12, "three walks read the row three times, and the result has to be written, too"
     yield moved <= 16, "maximum and sum stay in the program: nothing but the result is stored"
@@ -30,8 +32,10 @@ def merge(answer: Answer) -> Iterator[tuple[bool, str]]:
 
     draw = Draw(1)
     a, b = draw(5, 40), draw(5, 30)
-    m, _ = answer(*_maximum_and_sum(a), *_maximum_and_sum(b))
-    yield agrees(m, torch.cat([a, b], dim=-1).amax(-1).double()), "m is the larger maximum"
+    m, total = answer(*_maximum_and_sum(a), *_maximum_and_sum(b))
+    largest = torch.cat([a, b], dim=-1).amax(-1).double()
+    yield not agrees(total, largest), "m first, then l"
+    yield agrees(m, largest), "m is the larger maximum"
     yield merged(a, b), "each sum was taken with its own maximum off; which factor brings it to the larger one?"
     yield merged(a + 300, b + 301), "far from 0 it overflows: only differences of maxima may meet an exp"
     yield merged(torch.full_like(a, -math.inf), b), "a half of −inf, (−inf, 0), should change nothing"

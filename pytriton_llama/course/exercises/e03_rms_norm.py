@@ -44,6 +44,8 @@ def l2_norm(answer: Answer) -> Iterator[tuple[bool, str]]:
     yield agrees(watched(answer, x), l2_oracle(x)), "fp16, about 300: where do the squares end?"
     x = torch.zeros(2, 100, device=device)
     yield agrees(watched(answer, x), x.double()), "a row of zeros: what is 0 divided by 0?"
+    x = draw(2, 100, scale=1e-6)
+    yield agrees(watched(answer, x), l2_oracle(x)), "numbers about 1e-6: is eps small beside the sum of their squares?"
 
 
 def gemma_oracle(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:

@@ -34,12 +34,16 @@ def unmerge(answer: Answer) -> Iterator[tuple[bool, str]]:
     def close(actual: float, expected: float) -> bool:
         return abs(actual - expected) < 1e-9
 
-    n, mean, S = answer(moments(1, 3, 1, 3), moments(1, 3))  # parts alike: δ is 0
-    yield n == 2, "how many numbers are left?"
-    yield close(mean, 2) and close(S, 2), "even where both parts have the same mean: subtract sums, not means"
+    n, mean, S = answer(moments(5, 9, 10, 7, 9), moments(7, 9))  # (3, 8, 14) is left; means alike: δ is 0
+    yield (n == 3 or 3 not in (mean, S)) and not close(S, 8), "n first, then the mean, then S"
+    yield n == 3, "how many numbers are left?"
+    yield S >= 0, "no sum of squares is negative: what is subtracted from what?"
+    yield close(mean, 8) and close(S, 14), "even where both parts have the same mean: subtract sums, not means"
     n, mean, S = answer(moments(0, 4, 10), moments(10))
     yield close(mean, 2), "n · mean is a sum, and sums subtract: divide what is left by its own n"
-    yield not close(S, moments(0, 4, 10)[2]), "the distance between the parts' means is a part of the whole's S"
+    whole = moments(0, 4, 10)[2]
+    yield not close(S, 2 * whole - 8), "the merge adds δ²'s term, so the way back takes it off"
+    yield not close(S, whole), "the distance between the parts' means is a part of the whole's S"
     yield close(S, 8), "δ is the distance between the two parts' means, not from the whole's"
     n, mean, S = answer(moments(0, 4, 10, 12, 14), moments(10, 12, 14))
     yield n == 2 and close(mean, 2) and close(S, 8), "what are n_a, n_b and n in the factor of δ²?"
@@ -65,4 +69,10 @@ def group_norm(answer: Answer) -> Iterator[tuple[bool, str]]:
     yield (
         agrees(watched(answer, x, weight, bias, groups), bias.double().expand(x.shape)),
         "a row of zeros: where is eps?",
+    )
+    x, weight, bias = (8000 + draw(3, 64, scale=2.0)).round(), draw(64), draw(64)
+    expected = F.group_norm(x.double(), 4, weight.double(), bias.double(), 1e-5)
+    yield (
+        agrees(watched(answer, x, weight, bias, 4), expected),
+        "whole numbers around 8000: E[x²] − E[x]² leaves nothing but rounding; take the mean off first",
     )
