@@ -18,7 +18,8 @@ class Explorer(ipywidgets.VBox):
     def __init__(self, draw: Callable[..., Any], sliders: dict[str, ipywidgets.Widget]) -> None:
         self.draw, self.sliders = draw, sliders
         self.picture = ipywidgets.Image(format="png")
-        super().__init__([*sliders.values(), self.picture])
+        # flex-start: the picture keeps its own size instead of the cell's width, which would blur it.
+        super().__init__([*sliders.values(), self.picture], layout={"align_items": "flex-start"})
         for slider in sliders.values():
             slider.observe(self.redraw, names="value")
         self.redraw()
