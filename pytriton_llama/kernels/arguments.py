@@ -71,9 +71,10 @@ def for_rows(launch: Callable, outputs: tuple[torch.Tensor, ...], inputs: tuple[
     ``outputs`` are :func:`empty_rows_like` the first input; ``strides`` are the inputs' (row, column) strides. Nothing
     is copied: where strides allow no view as one matrix (M, N), there is a launch for each of several.
     """
-    N = inputs[0].shape[-1]
-    if all(t.is_contiguous() for t in inputs) and outputs[0].is_contiguous():
-        launch(inputs[0].numel() // N, N, (N, 1) * len(inputs), outputs, inputs)
+    first = inputs[0]
+    if first.is_contiguous() and (len(inputs) == 1 or all(t.is_contiguous() for t in inputs)):
+        N = first.shape[-1]
+        launch(first.numel() // N, N, (N, 1) * len(inputs), outputs, inputs)
         return
     order = _memory_order(inputs[0])
     _launch_matrices(launch, *([t.permute(order) for t in tensors] for tensors in (outputs, inputs)))

@@ -4,8 +4,9 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from pytriton_llama import kernels, reference
+from pytriton_llama import interpreter, kernels, reference
 from pytriton_llama.kernels import tiles
+from pytriton_llama.runtime import interpreted
 from tests.tolerances import assert_close
 
 # Each gives the same shape (..., N) as a view of something else.
@@ -65,7 +66,8 @@ def test_layouts(op, layout, randn):
     other, weight = randn(*x.shape), randn(x.shape[-1])
     with Copies() as copies:
         result = call(op, x, other, weight, kernels)
-    assert copies.seen == []
+    # (Triton's own interpreter copies every tensor to the CPU and back, whatever the wrapper does.)
+    assert copies.seen == [] or (interpreted() and not interpreter.enabled())
     oracle = call(op, x.double(), other.double(), weight.double(), reference)
     for ours, expected in zip(*(r if isinstance(r, tuple) else (r,) for r in (result, oracle)), strict=True):
         assert_close(ours, expected)
