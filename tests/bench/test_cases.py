@@ -11,7 +11,7 @@ from pytriton_llama.bench.case import DTYPES, Point
 from pytriton_llama.bench.cases import CASES
 from pytriton_llama.tolerances import TOLERANCE
 
-SMALL = {"rotary_embedding": (2, 5, 16), "ceiling_matmul": (4, 6, 10), "ceiling_read": (4, 10)}
+SMALL = {"rotary_embedding": (2, 5, 16), "ceiling_matmul": (4, 6, 10), "linear": (4, 6, 10), "ceiling_read": (4, 10)}
 
 
 def small(op: str) -> Point:
@@ -108,9 +108,10 @@ def test_flops_are_those_of_the_textbook(op):
     assert case.flops(point) == rows_of * Counted.count
 
 
-def test_matmul_counts_two_a_product():
+@pytest.mark.parametrize("op", ["ceiling_matmul", "linear"])
+def test_matmul_counts_two_a_product(op):
     """Catches a dimension counted twice."""
-    assert CASES["ceiling_matmul"].flops(Point((4, 6, 10), "fp16")) == 480
+    assert CASES[op].flops(Point((4, 6, 10), "fp16")) == 480
 
 
 @pytest.mark.parametrize("op", CASES)
@@ -124,7 +125,7 @@ def test_contenders_are_right(op, timer, environment, monkeypatch):
         dataclasses.replace(case, peers=peers), small(op), timer, environment, repeats=5, allowance=1.0
     )
     assert [row.contender for row in found if row.status == "wrong"] == []
-    assert {row.contender for row in found if row.status == "ok"} >= {"torch" if case.kernel else "cuBLAS"}
+    assert {row.contender for row in found if row.status == "ok"} >= {"torch" if "torch" in peers else "cuBLAS"}
 
 
 def test_points():
