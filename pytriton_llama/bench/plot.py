@@ -16,6 +16,8 @@ STYLES: dict[str, dict[str, Any]] = {
     "torch": {"color": "#0072B2", "marker": "s", "linestyle": "--"},
     "torch.compile": {"color": "#009E73", "marker": "^", "linestyle": "-."},
     "Liger-Kernel": {"color": "#CC79A7", "marker": "D", "linestyle": (0, (5, 1, 1, 1, 1, 1))},
+    "cuBLAS + torch": {"color": "#0072B2", "marker": "s", "linestyle": "--"},
+    "cuBLAS + torch.compile": {"color": "#009E73", "marker": "^", "linestyle": "-."},
     "cuBLAS": {"color": "#0072B2", "marker": "s", "linestyle": "--"},
     "SDPA flash": {"color": "#56B4E9", "marker": "v", "linestyle": (0, (3, 1))},
     "SDPA cuDNN": {"color": "#E69F00", "marker": "P", "linestyle": (0, (7, 2))},
