@@ -34,13 +34,13 @@ def square_inputs(point: Point, draw: Draw) -> Inputs:
     return draw(M, K), draw(K, N)
 
 
-def square_moved(point: Point) -> int:
+def matmul_moved(point: Point) -> int:
     """Both factors in, the product out."""
     M, N, K = point.shape
     return (M * K + K * N + M * N) * point.itemsize
 
 
-def square_flops(point: Point) -> int:
+def matmul_flops(point: Point) -> int:
     """2·M·N·K, as everyone counts it: a fused multiply-add is two."""
     M, N, K = point.shape
     return 2 * M * N * K
@@ -74,8 +74,8 @@ CASES = (
         inputs=square_inputs,
         oracle=torch.matmul,
         peers={"cuBLAS": lambda: torch.matmul},
-        bytes=square_moved,
-        flops=square_flops,
+        bytes=matmul_moved,
+        flops=matmul_flops,
         unit="TFLOP/s",
         axis="M = N = K",
         setting="square matrices",

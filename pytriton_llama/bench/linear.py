@@ -7,6 +7,7 @@ from torch.nn import functional as F
 
 from pytriton_llama import reference
 from pytriton_llama.bench.case import Case, Draw, Inputs, Point
+from pytriton_llama.bench.ceilings import matmul_flops, matmul_moved
 
 SQUARES = (*range(256, 4097, 128), 6144, 8192)
 # (N, K) of what a layer multiplies by: q, k and v in one; the output projection; gate and up in one; down; then logits.
@@ -20,18 +21,6 @@ TOKENS = (16, 64, 128, 512, 2048, 8192)
 def inputs(point: Point, draw: Draw) -> Inputs:
     M, N, K = point.shape
     return draw(M, K), draw(N, K)
-
-
-def moved(point: Point) -> int:
-    """x and the weight in, y out."""
-    M, N, K = point.shape
-    return (M * K + N * K + M * N) * point.itemsize
-
-
-def flops(point: Point) -> int:
-    """2·M·N·K, as everyone counts it: a fused multiply-add is two."""
-    M, N, K = point.shape
-    return 2 * M * N * K
 
 
 def square(point: Point) -> bool:
@@ -56,8 +45,8 @@ CASES = (
         inputs=inputs,
         oracle=reference.linear,
         peers={"cuBLAS": lambda: F.linear},
-        bytes=moved,
-        flops=flops,
+        bytes=matmul_moved,
+        flops=matmul_flops,
         unit="TFLOP/s",
         axis="M = N = K",
         swept=0,
