@@ -502,7 +502,14 @@ _NOT_KERNELS = (os.path.dirname(triton.__file__) + os.sep, os.path.dirname(__fil
 class _EmptyTensors(TorchFunctionMode):
     """Poisons what torch allocates without writing to it."""
 
-    makers = (torch.empty, torch.empty_like, torch.empty_strided, torch.Tensor.new_empty)
+    makers = (
+        torch.empty,
+        torch.empty_like,
+        torch.empty_permuted,
+        torch.empty_strided,
+        torch.Tensor.new_empty,
+        torch.Tensor.new_empty_strided,
+    )
 
     def __init__(self, trace: Trace) -> None:
         super().__init__()

@@ -536,7 +536,14 @@ def test_load_of_a_tensor_that_nothing_wrote():
 
 
 @pytest.mark.parametrize(
-    "make", [torch.empty_like, lambda x: x.new_empty(32), lambda x: torch.empty_strided((32,), (1,))]
+    "make",
+    [
+        torch.empty_like,
+        lambda x: x.new_empty(32),
+        lambda x: x.new_empty_strided((32,), (1,)),
+        lambda x: torch.empty_strided((32,), (1,)),
+        lambda x: torch.empty_permuted((32,), (0,)),
+    ],
 )
 def test_every_empty_tensor_is_poisoned(make):
     """Catches relatives of torch.empty, and an update in place of memory that was never zeroed."""
