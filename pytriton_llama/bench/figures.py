@@ -35,12 +35,17 @@ def ratio(by: dict[str, Row]) -> float | None:
 
 
 def table(case: Case, rows: Sequence[Row], label: Callable[[Point], str] = str, heading: str = "point") -> str:
-    """Markdown: a line a point, a column a contender, and how ours compares where we compete."""
-    names = [name for name in case.contenders() if any(row.contender == name for row in rows)]
+    """Markdown: a line a point, a column a contender, and how ours compares where we compete.
+
+    Contenders that the case does not have, such as a notebook's own versions, come first and are no peers.
+    """
+    known, present = case.contenders(), dict.fromkeys(row.contender for row in rows)
+    names = [*(name for name in present if name not in known), *(name for name in known if name in present)]
     lines = [[heading, *names], ["--:"] * (len(names) + 1)]
     lines += [[label(point), *(_cell(by.get(name)) for name in names)] for point, by in by_point(rows).items()]
     if settings.OURS in names:
-        ratios = [f"{r:.2f}" if (r := ratio(by)) else "–" for by in by_point(rows).values()]
+        compared = by_point([row for row in rows if row.contender in known])
+        ratios = [f"{r:.2f}" if (r := ratio(by)) else "–" for by in compared.values()]
         lines = [[*line, last] for line, last in zip(lines, ["ours / best peer", "--:", *ratios], strict=True)]
     return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
 

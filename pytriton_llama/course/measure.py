@@ -40,20 +40,8 @@ def measure(op: str | Case, also: dict[str, Run] | None = None) -> None:
     if not rows:
         print(f"{case.op}: no GPU here, and nothing recorded in benchmark_result/{case.result}.csv")
         return
-    display(Markdown(f"{origin}: {rows[0].gpu}, {case.unit}\n\n{_table(case, rows)}"))
+    display(Markdown(f"{origin}: {rows[0].gpu}, {case.unit}\n\n{table(case, rows)}"))
     figures.rates(case, rows)
-
-
-def _table(case: Case, rows: list[Row]) -> str:
-    """The bench's table; before it the notebook's own versions, which "ours / best peer" leaves out."""
-    own = [row for row in rows if row.contender not in case.contenders()]
-    theirs = table(case, [row for row in rows if row not in own])
-    if not own:
-        return theirs
-    mine: dict[str, Callable[[], Run]] = {row.contender: lambda: torch.clone for row in own}  # for their names alone
-    first = table(dataclasses.replace(case, kernel=None, peers=mine), own)
-    lines = zip(first.splitlines(), theirs.splitlines(), strict=True)
-    return "\n".join(left + right[right.index("|", 1) :].removeprefix("|") for left, right in lines)
 
 
 def live(case: Case) -> list[Row]:

@@ -10,6 +10,7 @@ import torch
 from pytriton_llama.bench import harness, results, settings
 from pytriton_llama.bench.case import Point
 from pytriton_llama.bench.cases import CASES
+from pytriton_llama.bench.figures import table
 from pytriton_llama.course import (
     H100,
     cards,
@@ -138,7 +139,7 @@ def test_own_versions_are_no_peers():
     case = CASES["softmax"]
     rows = with_own(case, "first", "second")
     fast = [dataclasses.replace(row, rate="9000") if row.contender == "second" else row for row in rows]
-    heading, _, line, *_ = module._table(case, fast).splitlines()
+    heading, _, line, *_ = table(case, fast).splitlines()
     assert heading.startswith("| point | first | second | pytriton_llama | torch | ")
     # Ours at 1000, the notebook's after it, then the peers: the best at 1500.
     assert line == "| 8192×512 fp16 | 1100 | 9000 | 1000 | 1300 | 1400 | 1500 | 1600 | 0.67 |"
