@@ -102,3 +102,12 @@ def capability(device: "torch.device") -> tuple[int, int]:
     import torch
 
     return torch.cuda.get_device_capability(device)
+
+
+@functools.cache
+def has_tma(device: "torch.device") -> bool:
+    """Whether kernels run on a GPU with a Tensor Memory Accelerator and the shared memory to feed it: sm_90, sm_100."""
+    import torch
+
+    nvidia = device.type == "cuda" and torch.version.hip is None
+    return nvidia and not interpreted() and (9, 0) <= capability(device) < (12, 0)

@@ -7,8 +7,9 @@ import sys
 from collections.abc import Callable
 
 import torch
+from triton.tools.tensor_descriptor import TensorDescriptor
 
-from pytriton_llama.runtime import interpreted, runs_bfloat16
+from pytriton_llama.runtime import has_tma, interpreted, runs_bfloat16
 
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 
@@ -100,8 +101,48 @@ def _launch_matrices(launch: Callable, outputs: list[torch.Tensor], inputs: list
 
 def as_rows(x: torch.Tensor) -> torch.Tensor:
     """A non-empty ``x`` as a matrix whose columns lie side by side; copied only where no view can do it."""
-    rows = x.reshape(-1, x.shape[-1])
-    return rows if rows.stride(-1) == 1 else rows.contiguous()
+    return row_major(x.reshape(-1, x.shape[-1]))
+
+
+def row_major(matrix: torch.Tensor) -> torch.Tensor:
+    """``matrix``, copied if its columns do not lie side by side."""
+    return matrix if matrix.stride(1) == 1 else matrix.contiguous()
+
+
+def describable(*matrices: torch.Tensor | None) -> bool:
+    """Whether the GPU has a Tensor Memory Accelerator, and it can take all of these (``None`` is skipped).
+
+    It wants rows 16 bytes apart or a multiple of that, and columns side by side. Only 16-bit elements are worth its
+    while: products of float32 are made in registers.
+    """
+    return all(
+        has_tma(t.device)
+        and t.element_size() == 2
+        and t.stride(1) == 1
+        and t.stride(0) > 0
+        and (t.stride(0) | t.data_ptr() // 2) % 8 == 0
+        and t.numel() > 0
+        for t in matrices
+        if t is not None
+    )
+
+
+def descriptor(matrix: torch.Tensor, rows: int, columns: int) -> TensorDescriptor:
+    """What TMA needs to know to fetch or store tiles of so many rows and columns; of the transposed matrix, if that is
+    the one whose rows lie together."""
+    if matrix.stride(1) != 1:
+        matrix, rows, columns = matrix.t(), columns, rows
+    return TensorDescriptor(matrix, list(matrix.shape), list(matrix.stride()), [rows, columns])
+
+
+def pair_descriptor(first: torch.Tensor, second: torch.Tensor, rows: int, columns: int) -> TensorDescriptor:
+    """One descriptor of two matrices alike, ``second`` further up in memory; a tile, (2, rows, columns), has rows of
+    both.
+
+    To TMA a tensor is an address and a step for each dimension: the first step here leads from one matrix to the other.
+    """
+    step = (second.data_ptr() - first.data_ptr()) // first.element_size()
+    return TensorDescriptor(first, [2, *first.shape], [step, *first.stride()], [2, rows, columns])
 
 
 def need(condition: bool, message: str) -> None:

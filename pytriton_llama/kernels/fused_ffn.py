@@ -19,8 +19,15 @@ import triton
 import triton.language as tl
 
 from pytriton_llama.kernels import tiles
-from pytriton_llama.kernels.arguments import as_rows, check, empty_rows_like, for_rows, need
-from pytriton_llama.kernels.linear import grouped_tile, launch_linear
+from pytriton_llama.kernels.arguments import (
+    check,
+    describable,
+    descriptor,
+    empty_rows_like,
+    for_rows,
+    pair_descriptor,
+)
+from pytriton_llama.kernels.linear import after_the_kernel_before, finish, grouped_tile, launch_linear, load_tile
 
 
 @triton.jit
@@ -89,56 +96,85 @@ def _launch_silu_mul(M, N, strides, outputs, inputs):
 
 
 @triton.jit
+def multiply_two(
+    x,
+    gate,
+    up,
+    m,
+    n,
+    K,
+    up_first,
+    EVEN_K: tl.constexpr,
+    TMA: tl.constexpr,
+    SWAP: tl.constexpr,
+    BLOCK_M: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+    BLOCK_K: tl.constexpr,
+):
+    """The sums of x · gateᵀ and of x · upᵀ for one tile: x is read once for both."""
+    if TMA:
+        # One descriptor has both weights: a tile of each arrives as one, for one product twice as wide.
+        weights = gate[0]
+        acc = tl.zeros((2 * BLOCK_N, BLOCK_M) if SWAP else (BLOCK_M, 2 * BLOCK_N), tl.float32)
+        for step in range(tl.cdiv(K, BLOCK_K)):
+            k = step * BLOCK_K
+            x_tile = load_tile(x, m, k, K, EVEN_K, TMA, False, BLOCK_M, BLOCK_K)
+            tile = weights.load([0, n, k]).reshape(2 * BLOCK_N, BLOCK_K)
+            acc = tl.dot(tile, x_tile.T, acc) if SWAP else tl.dot(x_tile, tile.T, acc)
+        acc = acc.T if SWAP else acc
+        first, second = acc.reshape(BLOCK_M, 2, BLOCK_N).permute(0, 2, 1).split()
+        return tl.where(up_first != 0, second, first), tl.where(up_first != 0, first, second)
+    else:
+        gate_acc = tl.zeros((BLOCK_M, BLOCK_N), tl.float32)
+        up_acc = tl.zeros((BLOCK_M, BLOCK_N), tl.float32)
+        for step in range(tl.cdiv(K, BLOCK_K)):
+            k = step * BLOCK_K
+            x_tile = load_tile(x, m, k, K, EVEN_K, TMA, False, BLOCK_M, BLOCK_K)
+            gate_tile = load_tile(gate, n, k, K, EVEN_K, TMA, False, BLOCK_N, BLOCK_K)
+            gate_acc = tl.dot(x_tile, gate_tile.T, gate_acc, input_precision="ieee")
+            up_tile = load_tile(up, n, k, K, EVEN_K, TMA, False, BLOCK_N, BLOCK_K)
+            up_acc = tl.dot(x_tile, up_tile.T, up_acc, input_precision="ieee")
+        return gate_acc, up_acc
+
+
+@triton.jit(do_not_specialize=["up_first"])
 def swiglu_kernel(
-    y_ptr,
-    x_ptr,
-    gate_ptr,
-    up_ptr,
+    y,
+    x,
+    gate,
+    up,
     M,
     N,
     K,
     x_row_stride,
+    x_col_stride,
     gate_row_stride,
     gate_col_stride,
     up_row_stride,
     up_col_stride,
+    up_first,
     EVEN_K: tl.constexpr,
+    TMA: tl.constexpr,
+    PDL: tl.constexpr,
+    PERSISTENT: tl.constexpr,
+    SWAP: tl.constexpr,
+    WIDTH: tl.constexpr,
     BLOCK_M: tl.constexpr,
     BLOCK_N: tl.constexpr,
     BLOCK_K: tl.constexpr,
     GROUP_M: tl.constexpr,
 ):
-    pid_m, pid_n = grouped_tile(M, N, BLOCK_M, BLOCK_N, GROUP_M)
-    # 64-bit before they meet a stride: rows × stride can pass 2³¹.
-    offs_m = pid_m.to(tl.int64) * BLOCK_M + tl.arange(0, BLOCK_M)
-    offs_n = pid_n.to(tl.int64) * BLOCK_N + tl.arange(0, BLOCK_N)
-    offs_k = tl.arange(0, BLOCK_K)
-    mask_m = offs_m[:, None] < M
-    mask_n = offs_n[:, None] < N
-    x_ptrs = x_ptr + offs_m[:, None] * x_row_stride + offs_k[None, :]
-    # All tiles are read as they lie in memory, K along the row; the dots take the weights' transposed.
-    gate_ptrs = gate_ptr + offs_n[:, None] * gate_row_stride + offs_k[None, :] * gate_col_stride
-    up_ptrs = up_ptr + offs_n[:, None] * up_row_stride + offs_k[None, :] * up_col_stride
-    gate_acc = tl.zeros((BLOCK_M, BLOCK_N), tl.float32)
-    up_acc = tl.zeros((BLOCK_M, BLOCK_N), tl.float32)
-    for start_k in range(0, K, BLOCK_K):
-        x_mask = mask_m
-        weight_mask = mask_n
-        if not EVEN_K:
-            # Both sides need zeros past K: 0 · NaN, from whatever lies there, would be NaN.
-            x_mask = x_mask & (start_k + offs_k[None, :] < K)
-            weight_mask = weight_mask & (start_k + offs_k[None, :] < K)
-        x = tl.load(x_ptrs, mask=x_mask, other=0.0)
-        gate = tl.load(gate_ptrs, mask=weight_mask, other=0.0)
-        gate_acc = tl.dot(x, tl.trans(gate), gate_acc, input_precision="ieee")
-        up = tl.load(up_ptrs, mask=weight_mask, other=0.0)
-        up_acc = tl.dot(x, tl.trans(up), up_acc, input_precision="ieee")
-        x_ptrs += BLOCK_K
-        gate_ptrs += BLOCK_K * gate_col_stride
-        up_ptrs += BLOCK_K * up_col_stride
-    y = gate_acc * tl.sigmoid(gate_acc) * up_acc
-    y_ptrs = y_ptr + offs_m[:, None] * N + offs_n[None, :]
-    tl.store(y_ptrs, y.to(y_ptr.dtype.element_ty), mask=mask_m & (offs_n[None, :] < N))
+    """y and x are descriptors if TMA, and gate is one of both weights, of which ``up`` may be the first in memory."""
+    after_the_kernel_before(PDL)
+    x = (x, M, x_row_stride, x_col_stride)
+    gate = (gate, N, gate_row_stride, gate_col_stride)
+    up = (up, N, up_row_stride, up_col_stride)
+    tiles = tl.cdiv(M, BLOCK_M) * tl.cdiv(N, BLOCK_N)
+    for tile in tl.range(tl.program_id(0), tiles, tl.num_programs(0), flatten=PERSISTENT):
+        m, n = grouped_tile(tile, M, N, BLOCK_M, BLOCK_N, GROUP_M)
+        gate_acc, up_acc = multiply_two(x, gate, up, m, n, K, up_first, EVEN_K, TMA, SWAP, BLOCK_M, BLOCK_N, BLOCK_K)
+        acc = gate_acc * tl.sigmoid(gate_acc) * up_acc
+        finish(y, acc, m, n, M, N, (None, None, 0, 0.0, 0), None, False, TMA, WIDTH)
 
 
 def swiglu(x: torch.Tensor, gate_weight: torch.Tensor, up_weight: torch.Tensor) -> torch.Tensor:
@@ -155,31 +191,38 @@ def swiglu(x: torch.Tensor, gate_weight: torch.Tensor, up_weight: torch.Tensor) 
         TypeError, ValueError: shapes that do not fit, and :func:`~pytriton_llama.kernels.arguments.check`.
     """
     check("swiglu", x=x, gate_weight=gate_weight, up_weight=up_weight)
-    need(
-        gate_weight.dim() == 2 and gate_weight.shape == up_weight.shape,
-        f"swiglu: gate_weight is {tuple(gate_weight.shape)}, up_weight {tuple(up_weight.shape)}; needed: equal (N, K)",
-    )
-    N, K = gate_weight.shape
-    need(x.dim() >= 1 and x.shape[-1] == K, f"swiglu: x is {tuple(x.shape)}; its last dimension must be {K}")
-    y = torch.empty((*x.shape[:-1], N), dtype=x.dtype, device=x.device)
-    if y.numel():
-        M = y.numel() // N
-        x_rows = as_rows(x) if K else x.reshape(M, 0)
-        tile = tiles.swiglu(M, N, K, x.dtype)
-        swiglu_kernel[(triton.cdiv(M, tile["BLOCK_M"]) * triton.cdiv(N, tile["BLOCK_N"]),)](
-            y,
-            x_rows,
-            gate_weight,
-            up_weight,
-            M,
-            N,
-            K,
-            x_rows.stride(0),
-            *gate_weight.stride(),
-            *up_weight.stride(),
-            EVEN_K=K % tile["BLOCK_K"] == 0,
-            **tile,
+    if gate_weight.dim() != 2 or gate_weight.shape != up_weight.shape:
+        raise ValueError(
+            f"swiglu: gate_weight is {tuple(gate_weight.shape)}, up_weight {tuple(up_weight.shape)}; needed: equal "
+            "(N, K)"
         )
+    N, K = gate_weight.shape
+    if x.dim() == 0 or x.shape[-1] != K:
+        raise ValueError(f"swiglu: x is {tuple(x.shape)}; its last dimension must be {K}")
+    y = torch.empty((*x.shape[:-1], N), dtype=x.dtype, device=x.device)
+    if not y.numel():
+        return y
+    M = y.numel() // N
+    x, out = x.reshape(M, K), y.view(M, N)
+    first, second = sorted((gate_weight, up_weight), key=torch.Tensor.data_ptr)
+    tma = describable(x, out, first, second) and gate_weight.stride() == up_weight.stride() and first is not second
+    programs, tile = tiles.swiglu(M, N, K, x, tma)
+    BLOCK_M, BLOCK_N, BLOCK_K = tile["BLOCK_M"], tile["BLOCK_N"], tile["BLOCK_K"]
+    swiglu_kernel[(programs,)](
+        descriptor(out, BLOCK_M, tile["WIDTH"]) if tma else out,
+        descriptor(x, BLOCK_M, BLOCK_K) if tma else x,
+        pair_descriptor(first, second, BLOCK_N, BLOCK_K) if tma else gate_weight,
+        None if tma else up_weight,
+        M,
+        N,
+        K,
+        *((0,) * 6 if tma else (*x.stride(), *gate_weight.stride(), *up_weight.stride())),
+        int(first is up_weight),
+        EVEN_K=K % BLOCK_K == 0,
+        TMA=tma,
+        **tiles.dependent(x),
+        **tile,
+    )
     return y
 
 
@@ -209,6 +252,8 @@ def fused_ffn(
     Raises:
         TypeError, ValueError: as :func:`~pytriton_llama.kernels.linear.linear`; ``dropout_p`` outside [0, 1).
     """
-    need(0 <= dropout_p < 1, f"fused_ffn: dropout_p is {dropout_p}; needed: 0 ≤ dropout_p < 1")
-    need(weight.dim() == 2, f"fused_ffn: weight is {tuple(weight.shape)}; needed: (K, N)")
+    if not 0 <= dropout_p < 1:
+        raise ValueError(f"fused_ffn: dropout_p is {dropout_p}; needed: 0 ≤ dropout_p < 1")
+    if weight.dim() != 2:
+        raise ValueError(f"fused_ffn: weight is {tuple(weight.shape)}; needed: (K, N)")
     return launch_linear("fused_ffn", x, weight.t(), bias, activation, residual, dropout_p, seed)

@@ -13,7 +13,7 @@ import math
 import torch
 import triton
 
-from pytriton_llama.runtime import capability, interpreted
+from pytriton_llama.runtime import capability, has_tma, interpreted
 
 # Elements of an interpreted program's tile of rows, and of a weight's (Triton allows 2²⁰).
 INTERPRETED_ROWS = 1 << 16
@@ -118,50 +118,109 @@ def elementwise(M: int, N: int) -> dict:
     return ELEMENTWISE
 
 
-def linear(M: int, N: int, K: int, dtype: torch.dtype, dropout: bool = False) -> dict:
-    """A (BLOCK_M, BLOCK_N) tile of y, K walked in steps of BLOCK_K; random numbers need registers of their own."""
+def linear(M: int, N: int, K: int, x: torch.Tensor, tma: bool, dropout: bool = False) -> tuple[int, int, int, dict]:
+    """Programs to launch; how many tiles are made whole; into how many pieces the others are cut; the tile."""
     if interpreted():
-        return _interpreted_linear(M, N, K)
+        tile = _interpreted_linear(M, N, K)
+    elif tma:
+        return _tma_linear(M, N, K, dropout, multiprocessors(x.device))
+    else:
+        tile = _pointer_linear(M, x.dtype, dropout)
+    whole = -(-M // tile["BLOCK_M"]) * -(-N // tile["BLOCK_N"])
+    return whole, whole, 1, tile | {"WIDTH": tile["BLOCK_N"], "PERSISTENT": False, "SWAP": False}
+
+
+def _pointer_linear(M: int, dtype: torch.dtype, dropout: bool) -> dict:
     if dtype == torch.float32:
-        tile = {
-            "BLOCK_M": 64 if M > 16 else 16,
-            "BLOCK_N": 64,
-            "BLOCK_K": 32,
-            "num_warps": 4,
-            "num_stages": 3,
-        }
+        tile = (64 if M > 16 else 16, 64, 32, 4, 3)
     elif M <= 16:
-        tile = {"BLOCK_M": 16, "BLOCK_N": 64, "BLOCK_K": 128, "num_warps": 4, "num_stages": 3}
-    elif M <= 64 or dropout:
-        tile = {"BLOCK_M": 64, "BLOCK_N": 64, "BLOCK_K": 64, "num_warps": 4, "num_stages": 3}
+        tile = (16, 64, 128, 4, 3)
+    elif M <= 64 or dropout:  # random numbers need registers of their own
+        tile = (64, 64, 64, 4, 3)
     else:
-        tile = {"BLOCK_M": 128, "BLOCK_N": 128, "BLOCK_K": 32, "num_warps": 8, "num_stages": 3}
-    return tile | {"GROUP_M": 8}
+        tile = (128, 128, 32, 8, 3)
+    return _matmul_tile(*tile)
 
 
-def swiglu(M: int, N: int, K: int, dtype: torch.dtype) -> dict:
-    """As :func:`linear`, with two weights' tiles in shared memory."""
+def _matmul_tile(BLOCK_M: int, BLOCK_N: int, BLOCK_K: int, num_warps: int, num_stages: int) -> dict:
+    blocks = {"BLOCK_M": BLOCK_M, "BLOCK_N": BLOCK_N, "BLOCK_K": BLOCK_K, "GROUP_M": 8}
+    return blocks | {"num_warps": num_warps, "num_stages": num_stages}
+
+
+# Tiles for TMA: (BLOCK_M, BLOCK_N, BLOCK_K, warps, stages), and the microseconds of an H100 that a tile takes: before
+# and after its walk along K, and a step of it.
+TMA_TILES = {
+    (128, 256, 64, 8, 4): (3.6, 0.667),
+    (128, 128, 64, 4, 5): (2.8, 0.372),
+    (64, 128, 128, 4, 4): (2.2, 0.520),
+    (64, 64, 128, 4, 5): (2.2, 0.382),
+    (64, 32, 256, 4, 4): (2.2, 0.626),
+    (16, 64, 256, 4, 4): (2.2, 0.467),
+}
+# … and that cutting tiles into pieces costs: a second launch.
+TMA_SUM = 2.0
+
+
+@functools.lru_cache(4096)
+def _tma_linear(M: int, N: int, K: int, dropout: bool, sms: int) -> tuple[int, int, int, dict]:
+    best = None
+    for sizes, (around, step) in TMA_TILES.items():
+        BLOCK_M, BLOCK_N, BLOCK_K, *_ = sizes
+        if dropout and BLOCK_N > 128:
+            continue
+        count, steps = -(-M // BLOCK_M) * -(-N // BLOCK_N), -(-K // BLOCK_K)
+        rounds, rest = divmod(count, sms)
+        for splits in range(1, max(1, min(8, sms // rest if rest else 1, steps // 2)) + 1):
+            time = rounds * (around + step * steps) + bool(rest) * (around + step * -(-steps // splits))
+            time += TMA_SUM * (splits > 1)
+            if best is None or time < best[0]:
+                best = time, sizes, rounds * sms, count, splits
+    assert best is not None
+    _, sizes, whole, count, splits = best
+    tile = _matmul_tile(*sizes)
+    persistent = sizes[1] >= 128 and sizes[0] == 128
+    tile |= {"WIDTH": min(64, sizes[1]), "PERSISTENT": persistent, "SWAP": sizes[0] <= 16 or sizes[:2] == (64, 64)}
+    if splits == 1:
+        return min(count, sms) if persistent else count, count, 1, tile
+    pieces = (count - whole) * splits
+    return max(pieces, sms if whole else 0), whole, splits, tile
+
+
+def dependent(x: torch.Tensor) -> dict:
+    """Launch arguments by which programs may start before the kernel before has finished: GPUs from sm_90 on."""
+    return {"PDL": True, "launch_pdl": True} if has_tma(x.device) else {"PDL": False}
+
+
+def multiprocessors(device: torch.device) -> int:
+    return torch.cuda.get_device_properties(device).multi_processor_count
+
+
+def swiglu(M: int, N: int, K: int, x: torch.Tensor, tma: bool) -> tuple[int, dict]:
+    """Programs to launch, and a tile as :func:`linear`'s; two weights' tiles must fit into shared memory."""
     if interpreted():
-        return _interpreted_linear(M, N, K)
-    if dtype == torch.float32:
-        tile = {
-            "BLOCK_M": 64 if M > 16 else 16,
-            "BLOCK_N": 32,
-            "BLOCK_K": 32,
-            "num_warps": 8,
-            "num_stages": 3,
-        }
+        tile = _interpreted_linear(M, N, K)
+    elif tma:
+        tile = _matmul_tile(*next(sizes for rows, sizes in TMA_SWIGLU.items() if rows >= M))
+    elif x.dtype == torch.float32:
+        tile = _matmul_tile(64 if M > 16 else 16, 32, 32, 8, 3)
     elif M <= 64:
-        tile = {
-            "BLOCK_M": 16 if M <= 16 else 64,
-            "BLOCK_N": 64,
-            "BLOCK_K": 64,
-            "num_warps": 4,
-            "num_stages": 2,
-        }
+        tile = _matmul_tile(16 if M <= 16 else 64, 64, 64, 4, 2)
     else:
-        tile = {"BLOCK_M": 128, "BLOCK_N": 64, "BLOCK_K": 32, "num_warps": 8, "num_stages": 3}
-    return tile | {"GROUP_M": 8}
+        tile = _matmul_tile(128, 64, 32, 8, 3)
+    programs = -(-M // tile["BLOCK_M"]) * -(-N // tile["BLOCK_N"])
+    persistent = tma and tile["BLOCK_M"] == 128
+    if persistent:
+        programs = min(programs, multiprocessors(x.device))
+    swap = tma and tile["BLOCK_M"] <= 16
+    return programs, tile | {
+        "WIDTH": min(64, tile["BLOCK_N"]) if tma else tile["BLOCK_N"],
+        "PERSISTENT": persistent,
+        "SWAP": swap,
+    }
+
+
+# swiglu's tiles for TMA: rows up to, (BLOCK_M, BLOCK_N of each weight, BLOCK_K, warps, stages).
+TMA_SWIGLU = {16: (16, 32, 256, 4, 4), 64: (64, 64, 128, 4, 3), ANY: (128, 128, 64, 8, 4)}
 
 
 def _interpreted_linear(M: int, N: int, K: int) -> dict:
@@ -234,9 +293,8 @@ def flash_decoding(programs: int, group: int, max_length: int, head_dim: int, de
         BLOCK_ROWS = min(256, triton.next_power_of_2(programs * group))
         return {"BLOCK_N": BLOCK_N, "BLOCK_D": BLOCK_D, "BLOCK_G": BLOCK_G, "SPLITS": 1, "BLOCK_ROWS": BLOCK_ROWS}
     BLOCK_N = 64 if BLOCK_D <= 64 else 32 if BLOCK_D == 128 else 16
-    processors = torch.cuda.get_device_properties(device).multi_processor_count
     useful = max(1, triton.cdiv(max_length, 4 * BLOCK_N))
-    SPLITS = min(64, triton.next_power_of_2(min(useful, triton.cdiv(2 * processors, programs))))
+    SPLITS = min(64, triton.next_power_of_2(min(useful, triton.cdiv(2 * multiprocessors(device), programs))))
     return {
         "BLOCK_N": BLOCK_N,
         "BLOCK_D": BLOCK_D,

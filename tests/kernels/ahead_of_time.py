@@ -22,6 +22,7 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 from triton.runtime.jit import JITFunction
+from triton.tools.tensor_descriptor import TensorDescriptor
 
 from pytriton_llama import kernels
 from pytriton_llama.kernels import arguments, tiles
@@ -38,6 +39,7 @@ SHARED = {
     "sm_120": 101376,
     "gfx942": 65536,
 }
+WITH_TMA = ("sm_90", "sm_100")
 TYPES = {torch.float32: "fp32", torch.float16: "fp16", torch.bfloat16: "bf16", torch.int32: "i32"}
 
 
@@ -47,10 +49,14 @@ def arch(target: str) -> tuple[int, int]:
     return major, minor
 
 
+def type_of(a: torch.Tensor | TensorDescriptor) -> str:
+    return TYPES[a.dtype] if isinstance(a, torch.Tensor) else f"{TYPES[a.base.dtype]}{a.block_shape}"
+
+
 def specialised(function: JITFunction, args: tuple, kwargs: dict) -> tuple[dict, dict, dict, dict]:
     """Signature, constants, attributes and options of a launch, as Triton sees it: 1 is a constant, multiples of 16
     are known to be such."""
-    options = {name: kwargs[name] for name in ("num_warps", "num_stages", "maxnreg") if name in kwargs}
+    options = {name: kwargs[name] for name in ("num_warps", "num_stages", "maxnreg", "launch_pdl") if name in kwargs}
     values = dict(zip(function.arg_names, args, strict=False)) | kwargs
     signature, constants, attributes = {}, {}, {}
     for i, parameter in enumerate(function.params):
@@ -59,6 +65,8 @@ def specialised(function: JITFunction, args: tuple, kwargs: dict) -> tuple[dict,
             signature[parameter.name], constants[(i,)] = "constexpr", value
         elif isinstance(value, torch.Tensor):
             signature[parameter.name], attributes[(i,)] = "*" + TYPES[value.dtype], [["tt.divisibility", 16]]
+        elif isinstance(value, TensorDescriptor):
+            signature[parameter.name] = f"tensordesc<{TYPES[value.base.dtype]}{value.block_shape}>"
         elif isinstance(value, float):
             signature[parameter.name] = "fp32"
         else:
@@ -72,7 +80,7 @@ def compile_launch(function: JITFunction, args: tuple, kwargs: dict, target: str
     signature, constants, attributes, options = specialised(function, args, kwargs)
     source = ASTSource(fn=function, signature=signature, constexprs=constants, attrs=attributes)
     if target.startswith("gfx"):
-        options.pop("maxnreg", None)  # NVIDIA's
+        options = {k: v for k, v in options.items() if k not in ("maxnreg", "launch_pdl")}  # NVIDIA's
         compiled = triton.compile(source, target=GPUTarget("hip", target, 64), options=options)
         return {"shared": compiled.metadata.shared, "stack": 0}
     compiled = triton.compile(source, target=GPUTarget("cuda", int(target[3:]), 32), options=options)
@@ -100,18 +108,35 @@ COLUMNS = (1, 512, 1024, 2048, 4096, 8192, 11008, 16384, 20480, 32768, 65536, 13
 ODD_COLUMNS = (511, 1023, 4097, 8191, 16383, 50257)
 
 
+# (M, N, K) that between them select every tile of a matrix product, whole and cut in pieces.
+MATRICES = (
+    (300, 768, 576),
+    (4096, 4096, 4096),
+    (3072, 3072, 3072),
+    (1024, 4096, 4096),
+    (1024, 1024, 1024),
+    (64, 3072, 2048),
+    (64, 8192, 2048),
+    (64, 2048, 8192),
+    (16, 4096, 4096),
+    (1, 768, 576),
+    (300, 768, 100),
+    (1, 768, 100),
+)
+
+
 def calls(dtype: torch.dtype):
     """Every wrapper, over sizes that between them select every tile; one of each first."""
     for N in (4096, *COLUMNS, *ODD_COLUMNS):
         x, weight = empty(3, N, dtype=dtype), empty(N, dtype=dtype)
         yield from row_calls(x, weight)
     yield from row_calls(empty(4096, 3, dtype=dtype).t(), empty(4096, dtype=dtype))
-    for M in (300, 64, 1):
-        for K in (576, 100):
-            x, weight, bias = empty(M, K, dtype=dtype), empty(768, K, dtype=dtype), empty(768, dtype=dtype)
-            yield kernels.linear, (x, weight, bias, "gelu_tanh", empty(M, 768, dtype=dtype))
-            yield kernels.swiglu, (x, weight, weight)
-            yield kernels.fused_ffn, (x, weight.t(), None, None, "silu", 0.5)
+    for M, N, K in MATRICES:
+        x, weight, bias = empty(M, K, dtype=dtype), empty(N, K, dtype=dtype), empty(N, dtype=dtype)
+        yield kernels.linear, (x, weight)
+        yield kernels.linear, (x, weight, bias, "gelu_tanh", empty(M, N, dtype=dtype))
+        yield kernels.swiglu, (x, weight, empty(N, K, dtype=dtype))
+        yield kernels.fused_ffn, (x, empty(K, N, dtype=dtype), bias, empty(M, N, dtype=dtype), "silu", 0.5)
     for head_dim in (64, 16, 32, 80, 128, 256):
         q, k = empty(2, 6, 100, head_dim, dtype=dtype), empty(2, 2, 100, head_dim, dtype=dtype)
         angles = empty(100, head_dim, dtype=torch.float32)
@@ -155,6 +180,7 @@ def as_on(target: str, launch) -> None:
     """Wrappers take CPU tensors for tensors on that GPU from now on, and call ``launch`` instead of launching."""
     tiles.interpreted = lambda: False
     tiles.capability = lambda _: arch(target)
+    arguments.has_tma = tiles.has_tma = lambda _: target in WITH_TMA
     arguments.check_device = lambda *_: None
     torch.cuda.get_device_properties = lambda _: type("Properties", (), {"multi_processor_count": 132})
     JITFunction.run = lambda function, *args, grid, warmup, **kwargs: launch(function, args, kwargs)
@@ -165,7 +191,7 @@ def compile_all(target: str, dtypes: list[torch.dtype], first_only: bool) -> Non
     wrapper = None
 
     def launch(function: JITFunction, args: tuple, kwargs: dict) -> None:
-        pointers = sorted({TYPES[a.dtype] for a in args if isinstance(a, torch.Tensor)})
+        pointers = sorted({type_of(a) for a in args if isinstance(a, torch.Tensor | TensorDescriptor)})
         absent = [name for name, a in zip(function.arg_names, args, strict=False) if a is None]
         key = f"{target} {function.fn.__name__} {'/'.join(pointers)} without {'/'.join(absent)} {kwargs}"
         if key in seen or (first_only and wrapper in wrappers):
