@@ -106,7 +106,6 @@ def multiply_two(
     up_first,
     EVEN_K: tl.constexpr,
     TMA: tl.constexpr,
-    SWAP: tl.constexpr,
     BLOCK_M: tl.constexpr,
     BLOCK_N: tl.constexpr,
     BLOCK_K: tl.constexpr,
@@ -115,13 +114,12 @@ def multiply_two(
     if TMA:
         # One descriptor has both weights: a tile of each arrives as one, for one product twice as wide.
         weights = gate[0]
-        acc = tl.zeros((2 * BLOCK_N, BLOCK_M) if SWAP else (BLOCK_M, 2 * BLOCK_N), tl.float32)
+        acc = tl.zeros((BLOCK_M, 2 * BLOCK_N), tl.float32)
         for step in range(tl.cdiv(K, BLOCK_K)):
             k = step * BLOCK_K
             x_tile = load_tile(x, m, k, K, EVEN_K, TMA, False, BLOCK_M, BLOCK_K)
             tile = weights.load([0, n, k]).reshape(2 * BLOCK_N, BLOCK_K)
-            acc = tl.dot(tile, x_tile.T, acc) if SWAP else tl.dot(x_tile, tile.T, acc)
-        acc = acc.T if SWAP else acc
+            acc = tl.dot(x_tile, tile.T, acc)
         first, second = acc.reshape(BLOCK_M, 2, BLOCK_N).permute(0, 2, 1).split()
         return tl.where(up_first != 0, second, first), tl.where(up_first != 0, first, second)
     else:
@@ -157,7 +155,6 @@ def swiglu_kernel(
     TMA: tl.constexpr,
     PDL: tl.constexpr,
     PERSISTENT: tl.constexpr,
-    SWAP: tl.constexpr,
     WIDTH: tl.constexpr,
     BLOCK_M: tl.constexpr,
     BLOCK_N: tl.constexpr,
@@ -172,7 +169,7 @@ def swiglu_kernel(
     tiles = tl.cdiv(M, BLOCK_M) * tl.cdiv(N, BLOCK_N)
     for tile in tl.range(tl.program_id(0), tiles, tl.num_programs(0), flatten=PERSISTENT):
         m, n = grouped_tile(tile, M, N, BLOCK_M, BLOCK_N, GROUP_M)
-        gate_acc, up_acc = multiply_two(x, gate, up, m, n, K, up_first, EVEN_K, TMA, SWAP, BLOCK_M, BLOCK_N, BLOCK_K)
+        gate_acc, up_acc = multiply_two(x, gate, up, m, n, K, up_first, EVEN_K, TMA, BLOCK_M, BLOCK_N, BLOCK_K)
         acc = gate_acc * tl.sigmoid(gate_acc) * up_acc
         finish(y, acc, m, n, M, N, (None, None, 0, 0.0, 0), None, False, TMA, WIDTH)
 

@@ -3,7 +3,8 @@ import torch
 from triton import language as tl
 
 from pytriton_llama import reference
-from pytriton_llama.kernels import fused_ffn, silu_mul, swiglu
+from pytriton_llama.kernels import arguments, fused_ffn, silu_mul, swiglu, tiles
+from pytriton_llama.runtime import interpreted
 from tests.tolerances import assert_close
 
 
@@ -31,6 +32,17 @@ def test_swiglu_strides(randn):
     assert_close(swiglu(x, gate, up), reference.swiglu(x.double(), gate.double(), up.double()))
     with pytest.raises(ValueError, match="needed: equal"):
         swiglu(x, gate, up[:1])
+
+
+@pytest.mark.skipif(not interpreted(), reason="the GPU has its own TMA")
+def test_swiglu_with_tma(monkeypatch, randn):
+    """Catches gate and up exchanged where up lies first in memory, and a descriptor that reaches one of them only."""
+    tile = {"BLOCK_M": 16, "BLOCK_N": 32, "BLOCK_K": 16, "GROUP_M": 2, "WIDTH": 16, "PERSISTENT": True}
+    monkeypatch.setattr(arguments, "has_tma", lambda device: True)
+    monkeypatch.setattr(tiles, "swiglu", lambda M, N, K, x, tma: (3, tile) if tma else None)
+    x, both = randn(37, 104, dtype=torch.float16), randn(2 * 72, 104, dtype=torch.float16, scale=0.1)
+    for gate, up in (both.chunk(2), both.chunk(2)[::-1]):
+        assert_close(swiglu(x, gate, up), reference.swiglu(x.double(), gate.double(), up.double()))
 
 
 @pytest.mark.parametrize("activation", [None, "gelu_tanh", "silu"])

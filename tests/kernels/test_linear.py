@@ -4,7 +4,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pytriton_llama import reference
-from pytriton_llama.kernels import linear
+from pytriton_llama.interpreter import trace
+from pytriton_llama.kernels import arguments, linear, tiles
 from pytriton_llama.runtime import interpreted
 from tests.tolerances import assert_close
 
@@ -53,14 +54,45 @@ def test_what_lies_past_k_is_not_read(randn):
     assert_close(linear(x[:, :50], weight[:, :50]), oracle)
 
 
+@pytest.fixture(params=[(1, False), (3, False), (2, True)], ids=["whole", "in 3 pieces", "swapped, in 2 pieces"])
+def tma(request, monkeypatch):
+    """As on a GPU with TMA, and with a tile of which a small problem has many; the last five of them in pieces."""
+    if not interpreted():
+        pytest.skip("the GPU has its own")
+    splits, swap = request.param
+    tile = {"BLOCK_M": 16, "BLOCK_N": 32, "BLOCK_K": 16, "GROUP_M": 2, "WIDTH": 16, "SWAP": swap, "PERSISTENT": True}
+
+    def plan(M, N, K, x, tma, dropout=False):
+        assert tma
+        count = -(-M // 16) * -(-N // 32)
+        return 5 * splits, count if splits == 1 else count - 5, splits, tile
+
+    monkeypatch.setattr(arguments, "has_tma", lambda device: True)
+    monkeypatch.setattr(tiles, "linear", plan)
+
+
+@pytest.mark.parametrize("shape", [(50, 104, 64), (33, 200, 104)], ids=str)
+def test_tma(tma, shape, randn):
+    """Catches a descriptor of the wrong matrix or turned the wrong way, sums of the wrong tile, pieces that overlap or
+    leave steps out (104 is neither 3 nor 2 times a multiple of 16), and columns finished twice."""
+    M, N, K = shape
+    x, weight, residual = (randn(*s, dtype=torch.float16) for s in ((M, K), (N, K), (M, N)))
+    bias = randn(N, dtype=torch.float16)
+    for w in (weight, weight.t().contiguous().t()):
+        with trace():  # which raises where two programs store to one place, or beyond a tensor
+            y = linear(x, w, bias, "silu", residual)
+        oracle = reference.linear(x.double(), w.double(), bias.double(), "silu", residual.double())
+        assert_close(y, oracle, reference.linear(x.abs(), w.abs(), bias.abs(), None, residual.abs()))
+
+
 def test_bad_arguments_are_named(randn):
     """Catches an error from deep inside Triton, or garbage, where one line would do."""
     x, weight = randn(4, 8), randn(6, 8)
-    for match, arguments in {
+    for match, values in {
         "last dimension must be 8": (randn(4, 7), weight),
         "bias is": (x, weight, randn(8)),
         "relu": (x, weight, None, "relu"),
         "residual is": (x, weight, None, None, randn(1, 6)),
     }.items():
         with pytest.raises(ValueError, match=match):
-            linear(*arguments)
+            linear(*values)
