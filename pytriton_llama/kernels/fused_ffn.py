@@ -27,7 +27,7 @@ from pytriton_llama.kernels.arguments import (
     for_rows,
     pair_descriptor,
 )
-from pytriton_llama.kernels.linear import after_the_kernel_before, finish, grouped_tile, launch_linear, load_tile
+from pytriton_llama.kernels.linear import finish, grouped_tile, launch_linear, load_tile, wait_for_previous_kernel
 
 
 @triton.jit
@@ -135,7 +135,7 @@ def multiply_two(
         return gate_acc, up_acc
 
 
-@triton.jit(do_not_specialize=["up_first"])
+@triton.jit(do_not_specialize=["M", "up_first"])
 def swiglu_kernel(
     y,
     x,
@@ -162,7 +162,7 @@ def swiglu_kernel(
     GROUP_M: tl.constexpr,
 ):
     """y and x are descriptors if TMA, and gate is one of both weights, of which ``up`` may be the first in memory."""
-    after_the_kernel_before(PDL)
+    wait_for_previous_kernel(PDL)
     x = (x, M, x_row_stride, x_col_stride)
     gate = (gate, N, gate_row_stride, gate_col_stride)
     up = (up, N, up_row_stride, up_col_stride)
@@ -215,7 +215,7 @@ def swiglu(x: torch.Tensor, gate_weight: torch.Tensor, up_weight: torch.Tensor) 
         K,
         *((0,) * 6 if tma else (*x.stride(), *gate_weight.stride(), *up_weight.stride())),
         int(first is up_weight),
-        EVEN_K=K % BLOCK_K == 0,
+        EVEN_K=tma or K % BLOCK_K == 0,
         TMA=tma,
         **tiles.dependent(x),
         **tile,

@@ -159,14 +159,14 @@ def finish(
 
 
 @triton.jit
-def after_the_kernel_before(PDL: tl.constexpr):
-    """Programmatic dependent launch: programs start, and set themselves up, while the kernel before is finishing."""
+def wait_for_previous_kernel(PDL: tl.constexpr):
+    """Programmatic dependent launch: programs start, and set themselves up, while the previous kernel is finishing."""
     if PDL:
-        tl.extra.cuda.gdc_launch_dependents()  # those of the kernel after this one may, too
-        tl.extra.cuda.gdc_wait()  # whatever the kernel before has written can be read from here on
+        tl.extra.cuda.gdc_launch_dependents()  # those of the next kernel may, too
+        tl.extra.cuda.gdc_wait()  # from here on, what the previous kernel has written can be read
 
 
-@triton.jit(do_not_specialize=["seed", "whole", "splits"])
+@triton.jit(do_not_specialize=["M", "seed", "whole", "splits"])
 def linear_kernel(
     y,
     x,
@@ -202,7 +202,7 @@ def linear_kernel(
     GROUP_M: tl.constexpr,
 ):
     """y, x, weight and residual are descriptors if TMA, else pointers."""
-    after_the_kernel_before(PDL)
+    wait_for_previous_kernel(PDL)
     x = (x, M, x_row_stride, x_col_stride)
     weight = (weight, N, weight_row_stride, weight_col_stride)
     epilogue = (bias_ptr, residual, residual_row_stride, dropout_p, seed)
@@ -227,7 +227,7 @@ def linear_kernel(
             tl.store(partial_ptr + pid.to(tl.int64) * (BLOCK_M * BLOCK_N) + offs, acc)
 
 
-@triton.jit(do_not_specialize=["seed", "whole", "splits"])
+@triton.jit(do_not_specialize=["M", "seed", "whole", "splits"])
 def sum_kernel(
     y_ptr,
     partial_ptr,
@@ -249,7 +249,7 @@ def sum_kernel(
     ROWS: tl.constexpr,
 ):
     """Adds up the pieces of some rows of a tile, always in the same order: the same bits each time."""
-    after_the_kernel_before(PDL)
+    wait_for_previous_kernel(PDL)
     tile = tl.program_id(0) // (BLOCK_M // ROWS)
     row = tl.program_id(0) % (BLOCK_M // ROWS) * ROWS
     rest = tl.cdiv(M, BLOCK_M) * tl.cdiv(N, BLOCK_N) - whole
@@ -317,9 +317,8 @@ def launch_linear(op, x, weight, bias, activation, residual, dropout_p=0.0, seed
     partial = None
     if splits > 1:
         partial = torch.empty(splits * rest * BLOCK_M * BLOCK_N, dtype=torch.float32, device=x.device)
-    strides = (*x.stride(), *weight.stride()) if not tma else (0, 0, 0, 0)
-    residual_row_stride = 0 if residual is None else residual.stride(0)
-    after = {"ACTIVATION": activation, "DROPOUT": dropout_p > 0} | tiles.dependent(x)
+    after = (0 if residual is None else residual.stride(0), dropout_p, seed, whole, splits)
+    common = {"ACTIVATION": activation, "DROPOUT": dropout_p > 0} | tiles.dependent(x)
     linear_kernel[(programs,)](
         descriptor(out, BLOCK_M, tile["WIDTH"]) if tma else out,
         descriptor(x, BLOCK_M, BLOCK_K) if tma else x,
@@ -330,38 +329,17 @@ def launch_linear(op, x, weight, bias, activation, residual, dropout_p=0.0, seed
         M,
         N,
         K,
-        *strides,
-        residual_row_stride,
-        dropout_p,
-        seed,
-        whole,
-        splits,
-        EVEN_K=K % (BLOCK_K * splits) == 0,
+        *((0, 0, 0, 0) if tma else (*x.stride(), *weight.stride())),
+        *after,
+        EVEN_K=tma or K % BLOCK_K == 0,
         TMA=tma,
         WEIGHT_TRANSPOSED=tma and weight.stride(1) != 1,
         SPLIT=splits > 1,
-        **after,
+        **common,
         **tile,
     )
     if splits > 1:
-        ROWS = max(1, min(BLOCK_M, 2048 // BLOCK_N))
-        sum_kernel[(rest * BLOCK_M // ROWS,)](
-            out,
-            partial,
-            bias,
-            residual,
-            M,
-            N,
-            residual_row_stride,
-            dropout_p,
-            seed,
-            whole,
-            splits,
-            BLOCK_M=BLOCK_M,
-            BLOCK_N=BLOCK_N,
-            GROUP_M=tile["GROUP_M"],
-            ROWS=ROWS,
-            num_warps=4,
-            **after,
-        )
+        ROWS = min(BLOCK_M, 2048 // BLOCK_N)
+        blocks = {"BLOCK_M": BLOCK_M, "BLOCK_N": BLOCK_N, "GROUP_M": tile["GROUP_M"], "ROWS": ROWS}
+        sum_kernel[(rest * BLOCK_M // ROWS,)](out, partial, bias, residual, M, N, *after, **common, **blocks)
     return y

@@ -60,8 +60,8 @@ def specialised(function: JITFunction, args: tuple, kwargs: dict) -> tuple[dict,
     values = dict(zip(function.arg_names, args, strict=False)) | kwargs
     signature, constants, attributes = {}, {}, {}
     for i, parameter in enumerate(function.params):
-        value = values[parameter.name]
-        if parameter.is_constexpr or value is None or (type(value) is int and value == 1):
+        value, special = values[parameter.name], not parameter.do_not_specialize
+        if parameter.is_constexpr or value is None or (type(value) is int and value == 1 and special):
             signature[parameter.name], constants[(i,)] = "constexpr", value
         elif isinstance(value, torch.Tensor):
             signature[parameter.name], attributes[(i,)] = "*" + TYPES[value.dtype], [["tt.divisibility", 16]]
@@ -71,7 +71,7 @@ def specialised(function: JITFunction, args: tuple, kwargs: dict) -> tuple[dict,
             signature[parameter.name] = "fp32"
         else:
             signature[parameter.name] = "i32" if -(2**31) <= value < 2**31 else "i64"
-            if value % 16 == 0:
+            if value % 16 == 0 and special:
                 attributes[(i,)] = [["tt.divisibility", 16]]
     return signature, constants, attributes, options
 
@@ -156,11 +156,15 @@ def row_calls(x: torch.Tensor, weight: torch.Tensor):
     yield kernels.silu_mul, (x[:, ::2], x[:, ::2])
 
 
+square, another = empty(2048, 2048, dtype=torch.float16), empty(2048, 2048, dtype=torch.float16)
+
+
 def growing(op: str, length: int) -> None:
     """One call of an operation that sees one token more each time."""
     x, wide = empty(length, 64, dtype=torch.float16), empty(1, length, dtype=torch.float16)
     weight = empty(64, dtype=torch.float16)
     q = empty(1, 2, length, 64, dtype=torch.float16)
+    wide_x = empty(length, 2048, dtype=torch.float16)
     angles = empty(length, 64, dtype=torch.float32)
     {
         "softmax": lambda: kernels.softmax(wide),  # a row of scores
@@ -168,11 +172,13 @@ def growing(op: str, length: int) -> None:
         "add_rms_norm": lambda: kernels.add_rms_norm(x, x, weight),
         "layer_norm": lambda: kernels.layer_norm(x, weight, weight),
         "silu_mul": lambda: kernels.silu_mul(x, x),
+        "linear": lambda: kernels.linear(wide_x, square),
+        "swiglu": lambda: kernels.swiglu(wide_x, square, another),
         "rotary_embedding": lambda: kernels.rotary_embedding(q, q, angles, angles),
     }[op]()
 
 
-GROWING = ("softmax", "rms_norm", "add_rms_norm", "layer_norm", "silu_mul", "rotary_embedding")
+GROWING = ("softmax", "rms_norm", "add_rms_norm", "layer_norm", "silu_mul", "rotary_embedding", "linear", "swiglu")
 LENGTHS = range(1, 8193)
 
 

@@ -34,6 +34,16 @@ def test_swiglu_strides(randn):
         swiglu(x, gate, up[:1])
 
 
+@pytest.mark.skipif(interpreted(), reason="sizes for a GPU")
+@pytest.mark.parametrize("shape", [(4096, 8192, 2048), (1000, 1000, 1000), (100, 8192, 2048), (64, 1024, 512)], ids=str)
+def test_swiglu_of_real_sizes(shape, dtype, randn):
+    """Catches what only a large problem has: programs that make several tiles; and gate and up exchanged."""
+    M, N, K = shape
+    x, gate, up = randn(M, K, dtype=dtype), *(randn(N, K, dtype=dtype, scale=K**-0.5) for _ in range(2))
+    for pair in ((gate, up), (up, gate)):
+        assert_close(swiglu(x, *pair), reference.swiglu(x.double(), *(w.double() for w in pair)))
+
+
 @pytest.mark.skipif(not interpreted(), reason="the GPU has its own TMA")
 def test_swiglu_with_tma(monkeypatch, randn):
     """Catches gate and up exchanged where up lies first in memory, and a descriptor that reaches one of them only."""

@@ -46,9 +46,9 @@ def test_strides_and_leading_dimensions(randn):
     assert_close(linear(x, weight, residual=residual), oracle)
 
 
-def test_what_lies_past_k_is_not_read(randn):
+def test_what_lies_past_k_is_not_read(dtype, randn):
     """Catches one side masked along K and the other not: 0 · NaN is NaN."""
-    x, weight = randn(20, 64), randn(30, 64)
+    x, weight = randn(20, 64, dtype=dtype), randn(32, 64, dtype=dtype)
     x[:, 50:], weight[:, 50:] = float("nan"), float("nan")
     oracle = reference.linear(x[:, :50].double(), weight[:, :50].double())
     assert_close(linear(x[:, :50], weight[:, :50]), oracle)
@@ -83,6 +83,26 @@ def test_tma(tma, shape, randn):
             y = linear(x, w, bias, "silu", residual)
         oracle = reference.linear(x.double(), w.double(), bias.double(), "silu", residual.double())
         assert_close(y, oracle, reference.linear(x.abs(), w.abs(), bias.abs(), None, residual.abs()))
+
+
+# Between them they select every tile of an H100 for 16 bits, whole and in pieces; (M, N, K).
+REAL = [(4096, 4096, 1024), (3072, 3072, 3072), (512, 4096, 4096), (1000, 1000, 1000), (130, 3072, 2048)]
+REAL += [(64, 16384, 2048), (64, 2048, 8192), (9, 2048, 8192), (1, 4096, 4096)]
+
+
+@pytest.mark.skipif(interpreted(), reason="sizes for a GPU")
+@pytest.mark.parametrize("shape", REAL, ids=str)
+def test_real_sizes(shape, dtype, randn):
+    """Catches what only a large problem has: programs that make several tiles, pieces, a weight that lies (K, N)."""
+    M, N, K = shape
+    x, residual = randn(M, K, dtype=dtype), randn(M, N, dtype=dtype)
+    weight, bias = randn(K, N, dtype=dtype, scale=K**-0.5).t(), randn(N, dtype=dtype)
+    for w in (weight, weight.contiguous()):
+        oracle = reference.linear(x.double(), w.double(), bias.double(), "gelu_tanh", residual.double())
+        size = reference.linear(x.abs(), w.abs(), bias.abs(), None, residual.abs())
+        y = linear(x, w, bias, "gelu_tanh", residual)
+        assert_close(y, oracle, size)
+        assert torch.equal(y, linear(x, w, bias, "gelu_tanh", residual))
 
 
 def test_bad_arguments_are_named(randn):
