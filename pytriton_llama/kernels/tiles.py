@@ -143,7 +143,10 @@ def _pointer_linear(M: int, dtype: torch.dtype, dropout: bool) -> dict:
 
 
 def _matmul_tile(BLOCK_M: int, BLOCK_N: int, BLOCK_K: int, num_warps: int, num_stages: int) -> dict:
-    blocks = {"BLOCK_M": BLOCK_M, "BLOCK_N": BLOCK_N, "BLOCK_K": BLOCK_K, "GROUP_M": 8}
+    # The tiles that are made at one time should cover about a square of y: then the fewest rows of x and of the weight
+    # are read for them.
+    GROUP_M = 16 if BLOCK_N > BLOCK_M else 8
+    blocks = {"BLOCK_M": BLOCK_M, "BLOCK_N": BLOCK_N, "BLOCK_K": BLOCK_K, "GROUP_M": GROUP_M}
     return blocks | {"num_warps": num_warps, "num_stages": num_stages}
 
 
