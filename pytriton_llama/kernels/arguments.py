@@ -109,15 +109,17 @@ def row_major(matrix: torch.Tensor) -> torch.Tensor:
     return matrix if matrix.stride(1) == 1 else matrix.contiguous()
 
 
-def describable(*matrices: torch.Tensor | None) -> bool:
-    """Whether the GPU has a Tensor Memory Accelerator, and it can take all of these (``None`` is skipped).
+def takes_tma(x: torch.Tensor) -> bool:
+    """Whether the GPU has a Tensor Memory Accelerator that is worth its while: products of float32 are made in
+    registers."""
+    return x.element_size() == 2 and has_tma(x.device)
 
-    It wants rows 16 bytes apart or a multiple of that, and columns side by side. Only 16-bit elements are worth its
-    while: products of float32 are made in registers.
-    """
+
+def describable(*matrices: torch.Tensor | None) -> bool:
+    """Whether TMA can fetch or store tiles of all of these (``None`` is skipped): their rows are 16 bytes apart or a
+    multiple of that, their columns side by side."""
     return all(
-        has_tma(t.device)
-        and t.element_size() == 2
+        takes_tma(t)
         and t.stride(1) == 1
         and t.stride(0) > 0
         and (t.stride(0) | t.data_ptr() // 2) % 8 == 0
@@ -125,6 +127,14 @@ def describable(*matrices: torch.Tensor | None) -> bool:
         for t in matrices
         if t is not None
     )
+
+
+def for_tma(matrix: torch.Tensor) -> torch.Tensor:
+    """``matrix``, copied if it is not :func:`describable` as it is."""
+    if describable(matrix) or not matrix.numel():
+        return matrix
+    rows, columns = matrix.shape
+    return matrix.new_empty(rows, -(-columns // 8) * 8)[:, :columns].copy_(matrix)
 
 
 def descriptor(matrix: torch.Tensor, rows: int, columns: int) -> TensorDescriptor:

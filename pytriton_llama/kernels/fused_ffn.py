@@ -153,6 +153,7 @@ def swiglu_kernel(
     up_first,
     EVEN_K: tl.constexpr,
     TMA: tl.constexpr,
+    TMA_Y: tl.constexpr,
     PDL: tl.constexpr,
     PERSISTENT: tl.constexpr,
     WIDTH: tl.constexpr,
@@ -161,7 +162,8 @@ def swiglu_kernel(
     BLOCK_K: tl.constexpr,
     GROUP_M: tl.constexpr,
 ):
-    """y and x are descriptors if TMA, and gate is one of both weights, of which ``up`` may be the first in memory."""
+    """If TMA, x is a descriptor and gate one of both weights, of which ``up`` may be the first in memory; if TMA_Y, so
+    is y."""
     wait_for_previous_kernel(PDL)
     x = (x, M, x_row_stride, x_col_stride)
     gate = (gate, N, gate_row_stride, gate_col_stride)
@@ -171,7 +173,7 @@ def swiglu_kernel(
         m, n = grouped_tile(tile, M, N, BLOCK_M, BLOCK_N, GROUP_M)
         gate_acc, up_acc = multiply_two(x, gate, up, m, n, K, up_first, EVEN_K, TMA, BLOCK_M, BLOCK_N, BLOCK_K)
         acc = gate_acc * tl.sigmoid(gate_acc) * up_acc
-        finish(y, acc, m, n, M, N, (None, None, 0, 0.0, 0), None, False, TMA, WIDTH)
+        finish(y, acc, m, n, M, N, (None, None, 0, 0.0, 0), None, False, TMA_Y, WIDTH)
 
 
 def swiglu(x: torch.Tensor, gate_weight: torch.Tensor, up_weight: torch.Tensor) -> torch.Tensor:
@@ -202,11 +204,12 @@ def swiglu(x: torch.Tensor, gate_weight: torch.Tensor, up_weight: torch.Tensor) 
     M = y.numel() // N
     x, out = x.reshape(M, K), y.view(M, N)
     first, second = sorted((gate_weight, up_weight), key=torch.Tensor.data_ptr)
-    tma = describable(x, out, first, second) and gate_weight.stride() == up_weight.stride() and first is not second
-    programs, tile = tiles.swiglu(M, N, K, x, tma)
+    tma = describable(x, first, second) and gate_weight.stride() == up_weight.stride() and first is not second
+    tma_y = tma and describable(out)
+    programs, tile = tiles.swiglu(M, N, K, x, tma, tma_y)
     BLOCK_M, BLOCK_N, BLOCK_K = tile["BLOCK_M"], tile["BLOCK_N"], tile["BLOCK_K"]
     swiglu_kernel[(programs,)](
-        descriptor(out, BLOCK_M, tile["WIDTH"]) if tma else out,
+        descriptor(out, BLOCK_M, tile["WIDTH"]) if tma_y else out,
         descriptor(x, BLOCK_M, BLOCK_K) if tma else x,
         pair_descriptor(first, second, BLOCK_N, BLOCK_K) if tma else gate_weight,
         None if tma else up_weight,
@@ -217,6 +220,7 @@ def swiglu(x: torch.Tensor, gate_weight: torch.Tensor, up_weight: torch.Tensor) 
         int(first is up_weight),
         EVEN_K=tma or K % BLOCK_K == 0,
         TMA=tma,
+        TMA_Y=tma_y,
         **tiles.dependent(x),
         **tile,
     )

@@ -20,7 +20,7 @@ import triton
 import triton.language as tl
 
 from pytriton_llama.kernels import tiles
-from pytriton_llama.kernels.arguments import check, describable, descriptor, row_major
+from pytriton_llama.kernels.arguments import check, describable, descriptor, for_tma, row_major, takes_tma
 
 ACTIVATIONS = (None, "gelu_tanh", "silu")
 
@@ -190,6 +190,7 @@ def linear_kernel(
     DROPOUT: tl.constexpr,
     EVEN_K: tl.constexpr,
     TMA: tl.constexpr,
+    TMA_Y: tl.constexpr,
     WEIGHT_TRANSPOSED: tl.constexpr,
     PDL: tl.constexpr,
     PERSISTENT: tl.constexpr,
@@ -201,7 +202,7 @@ def linear_kernel(
     BLOCK_K: tl.constexpr,
     GROUP_M: tl.constexpr,
 ):
-    """y, x, weight and residual are descriptors if TMA, else pointers."""
+    """x and weight are descriptors if TMA, y and residual if TMA_Y; else pointers."""
     wait_for_previous_kernel(PDL)
     x = (x, M, x_row_stride, x_col_stride)
     weight = (weight, N, weight_row_stride, weight_col_stride)
@@ -212,7 +213,7 @@ def linear_kernel(
     for tile in tl.range(pid, whole, tl.num_programs(0), flatten=PERSISTENT):
         m, n = grouped_tile(tile, M, N, BLOCK_M, BLOCK_N, GROUP_M)
         acc = multiply(x, weight, m, n, 0, steps, K, EVEN_K, TMA, WEIGHT_TRANSPOSED, SWAP, BLOCK_M, BLOCK_N, BLOCK_K)
-        finish(y, acc, m, n, M, N, epilogue, ACTIVATION, DROPOUT, TMA, WIDTH)
+        finish(y, acc, m, n, M, N, epilogue, ACTIVATION, DROPOUT, TMA_Y, WIDTH)
     if SPLIT:
         # The tiles that are left, each in ``splits`` pieces along K, a piece a program.
         rest = tl.cdiv(M, BLOCK_M) * tl.cdiv(N, BLOCK_N) - whole
@@ -310,8 +311,11 @@ def launch_linear(op, x, weight, bias, activation, residual, dropout_p=0.0, seed
     x, out = x.reshape(M, K), y.view(M, N)
     bias = None if bias is None else bias.contiguous()
     residual = None if residual is None else row_major(residual.reshape(M, N))
-    tma = describable(x, out, residual) and (describable(weight) or describable(weight.t()))
-    programs, whole, splits, tile = tiles.linear(M, N, K, x, tma, dropout_p > 0)
+    if M >= 128 and takes_tma(x):  # for fewer rows, copying the weight would take longer than it saves
+        x, weight = for_tma(x), weight if describable(weight.t()) else for_tma(weight)
+    tma = describable(x) and (describable(weight) or describable(weight.t()))
+    tma_y = tma and describable(out, residual)
+    programs, whole, splits, tile = tiles.linear(M, N, K, x, tma, tma_y, dropout_p > 0)
     BLOCK_M, BLOCK_N, BLOCK_K = tile["BLOCK_M"], tile["BLOCK_N"], tile["BLOCK_K"]
     rest = -(-M // BLOCK_M) * -(-N // BLOCK_N) - whole
     partial = None
@@ -320,11 +324,11 @@ def launch_linear(op, x, weight, bias, activation, residual, dropout_p=0.0, seed
     after = (0 if residual is None else residual.stride(0), dropout_p, seed, whole, splits)
     common = {"ACTIVATION": activation, "DROPOUT": dropout_p > 0} | tiles.dependent(x)
     linear_kernel[(programs,)](
-        descriptor(out, BLOCK_M, tile["WIDTH"]) if tma else out,
+        descriptor(out, BLOCK_M, tile["WIDTH"]) if tma_y else out,
         descriptor(x, BLOCK_M, BLOCK_K) if tma else x,
         descriptor(weight, BLOCK_N, BLOCK_K) if tma else weight,
         bias,
-        descriptor(residual, BLOCK_M, tile["WIDTH"]) if tma and residual is not None else residual,
+        descriptor(residual, BLOCK_M, tile["WIDTH"]) if tma_y and residual is not None else residual,
         partial,
         M,
         N,
@@ -333,6 +337,7 @@ def launch_linear(op, x, weight, bias, activation, residual, dropout_p=0.0, seed
         *after,
         EVEN_K=tma or K % BLOCK_K == 0,
         TMA=tma,
+        TMA_Y=tma_y,
         WEIGHT_TRANSPOSED=tma and weight.stride(1) != 1,
         SPLIT=splits > 1,
         **common,

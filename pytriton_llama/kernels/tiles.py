@@ -118,25 +118,32 @@ def elementwise(M: int, N: int) -> dict:
     return ELEMENTWISE
 
 
-def linear(M: int, N: int, K: int, x: torch.Tensor, tma: bool, dropout: bool = False) -> tuple[int, int, int, dict]:
+def linear(
+    M: int, N: int, K: int, x: torch.Tensor, tma: bool, tma_y: bool, dropout: bool
+) -> tuple[int, int, int, dict]:
     """Programs to launch; how many tiles are made whole; into how many pieces the others are cut; the tile."""
-    if interpreted():
-        tile = _interpreted_linear(M, N, K)
-    elif tma:
-        return _tma_linear(M, N, K, dropout, multiprocessors(x.device))
+    if tma and not interpreted():
+        programs, whole, splits, tile = _tma_linear(M, N, K, dropout, multiprocessors(x.device))
     else:
-        tile = _pointer_linear(M, x.dtype, dropout)
-    whole = -(-M // tile["BLOCK_M"]) * -(-N // tile["BLOCK_N"])
-    return whole, whole, 1, tile | {"WIDTH": tile["BLOCK_N"], "PERSISTENT": False, "SWAP": False}
+        tile = _interpreted_linear(M, N, K) if interpreted() else _pointer_linear(M, x.dtype, dropout)
+        tile |= {"PERSISTENT": False, "SWAP": False}
+        programs = whole = -(-M // tile["BLOCK_M"]) * -(-N // tile["BLOCK_N"])
+        splits = 1
+    return programs, whole, splits, tile | {"WIDTH": _width(tile, x, tma_y)}
+
+
+def _width(tile: dict, x: torch.Tensor, tma_y: bool) -> int:
+    """How many columns of sums become y at a time. TMA takes shared memory for them, pointers take registers."""
+    return tile["BLOCK_N"] if interpreted() else min(tile["BLOCK_N"], 64 if tma_y or x.element_size() == 4 else 32)
 
 
 def _pointer_linear(M: int, dtype: torch.dtype, dropout: bool) -> dict:
     if dtype == torch.float32:
-        tile = (64 if M > 16 else 16, 64, 32, 8 if dropout else 4, 3)
+        tile = (64 if M > 16 else 16, 64, 32, 8, 3)
     elif M <= 16:
         tile = (16, 64, 128, 4, 3)
     elif M <= 64 or dropout:  # random numbers need registers of their own
-        tile = (64, 64, 64, 4, 3)
+        tile = (64, 64, 64, 8 if dropout else 4, 3)
     else:
         tile = (128, 128, 32, 8, 3)
     return _matmul_tile(*tile)
@@ -172,7 +179,7 @@ def _tma_linear(M: int, N: int, K: int, dropout: bool, sms: int) -> tuple[int, i
         BLOCK_M, BLOCK_N, BLOCK_K, num_warps, _ = sizes
         area = BLOCK_M * BLOCK_N
         # Random numbers need registers of their own.
-        if (BLOCK_M == 16) != (M <= 16) or (dropout and area > 2048 * num_warps):
+        if (BLOCK_M == 16) != (M <= 16) or (dropout and area > 1024 * num_warps):
             continue
         count, steps = -(-M // BLOCK_M) * -(-N // BLOCK_N), -(-K // BLOCK_K)
         rounds, rest = divmod(count, sms)
@@ -185,8 +192,7 @@ def _tma_linear(M: int, N: int, K: int, dropout: bool, sms: int) -> tuple[int, i
                 time += TMA_SUM[0] + TMA_SUM[1] * 4e-6 * pieces * area
             plans.append((time, sizes, rounds, count, splits))
     _, sizes, rounds, count, splits = min(plans)
-    tile = _matmul_tile(*sizes) | {"WIDTH": min(64, sizes[1]), "SWAP": sizes[0] == 16}
-    tile["PERSISTENT"] = sizes[0] == 128
+    tile = _matmul_tile(*sizes) | {"PERSISTENT": sizes[0] == 128, "SWAP": sizes[0] == 16}
     if splits > 1:
         return max((count - rounds * sms) * splits, min(rounds, 1) * sms), rounds * sms, splits, tile
     return min(count, sms) if tile["PERSISTENT"] else count, count, 1, tile
@@ -210,21 +216,22 @@ TMA_SWIGLU = {
 }
 
 
-def swiglu(M: int, N: int, K: int, x: torch.Tensor, tma: bool) -> tuple[int, dict]:
+def swiglu(M: int, N: int, K: int, x: torch.Tensor, tma: bool, tma_y: bool) -> tuple[int, dict]:
     """Programs to launch, and a tile as :func:`linear`'s; two weights' tiles must fit into shared memory."""
     if interpreted():
         tile = _interpreted_linear(M, N, K)
     elif tma:
-        tile = _matmul_tile(*next(sizes for rows, sizes in TMA_SWIGLU.items() if rows >= M))
+        # sm_100 keeps more of it, and of the registers, for itself.
+        most = ANY if capability(x.device) == (9, 0) else 64
+        tile = _matmul_tile(*next(sizes for rows, sizes in TMA_SWIGLU.items() if rows >= min(M, most)))
     elif x.dtype == torch.float32:
-        tile = _matmul_tile(64 if M > 16 else 16, 32, 32, 8, 3)
+        tile = _matmul_tile(32 if M > 16 else 16, 32, 32, 4, 3)
     elif M <= 64:
-        tile = _matmul_tile(16 if M <= 16 else 64, 64, 64, 4, 2)
+        tile = _matmul_tile(16, 64, 64, 8, 2) if M <= 16 else _matmul_tile(64, 64, 64, 4, 2)
     else:
         tile = _matmul_tile(128, 64, 32, 8, 3)
     count = -(-M // tile["BLOCK_M"]) * -(-N // tile["BLOCK_N"])
-    tile["WIDTH"] = min(64, tile["BLOCK_N"]) if tma else tile["BLOCK_N"]
-    tile["PERSISTENT"] = tma and tile["BLOCK_M"] == 128
+    tile |= {"PERSISTENT": tma and tile["BLOCK_M"] == 128, "WIDTH": _width(tile, x, tma_y)}
     return min(count, multiprocessors(x.device)) if tile["PERSISTENT"] else count, tile
 
 

@@ -62,7 +62,7 @@ def tma(request, monkeypatch):
     splits, swap = request.param
     tile = {"BLOCK_M": 16, "BLOCK_N": 32, "BLOCK_K": 16, "GROUP_M": 2, "WIDTH": 16, "SWAP": swap, "PERSISTENT": True}
 
-    def plan(M, N, K, x, tma, dropout=False):
+    def plan(M, N, K, x, tma, tma_y, dropout):
         assert tma
         count = -(-M // 16) * -(-N // 32)
         return 5 * splits, count if splits == 1 else count - 5, splits, tile
@@ -71,10 +71,11 @@ def tma(request, monkeypatch):
     monkeypatch.setattr(tiles, "linear", plan)
 
 
-@pytest.mark.parametrize("shape", [(50, 104, 64), (33, 200, 104)], ids=str)
+@pytest.mark.parametrize("shape", [(50, 104, 64), (33, 200, 104), (130, 51, 45)], ids=str)
 def test_tma(tma, shape, randn):
     """Catches a descriptor of the wrong matrix or turned the wrong way, sums of the wrong tile, pieces that overlap or
-    leave steps out (104 is neither 3 nor 2 times a multiple of 16), and columns finished twice."""
+    leave steps out (104 is neither 3 nor 2 times a multiple of 16), columns finished twice, rows that TMA cannot take
+    (45 columns of 2 bytes) given to it."""
     M, N, K = shape
     x, weight, residual = (randn(*s, dtype=torch.float16) for s in ((M, K), (N, K), (M, N)))
     bias = randn(N, dtype=torch.float16)
@@ -87,7 +88,7 @@ def test_tma(tma, shape, randn):
 
 # Between them they select every tile of an H100 for 16 bits, whole and in pieces; (M, N, K).
 REAL = [(4096, 4096, 1024), (3072, 3072, 3072), (512, 4096, 4096), (1000, 1000, 1000), (130, 3072, 2048)]
-REAL += [(64, 16384, 2048), (64, 2048, 8192), (9, 2048, 8192), (1, 4096, 4096)]
+REAL += [(64, 16384, 2048), (64, 2048, 8192), (9, 2048, 8192), (1, 4096, 4096), (1001, 1003, 1005), (64, 999, 512)]
 
 
 @pytest.mark.skipif(interpreted(), reason="sizes for a GPU")
