@@ -225,7 +225,7 @@ def swiglu(M: int, N: int, K: int, x: torch.Tensor, tma: bool, tma_y: bool) -> t
         most = ANY if capability(x.device) == (9, 0) else 64
         tile = _matmul_tile(*next(sizes for rows, sizes in TMA_SWIGLU.items() if rows >= min(M, most)))
     elif x.dtype == torch.float32:
-        tile = _matmul_tile(64 if M > 16 else 16, 32, 32, 8, 2)
+        tile = _matmul_tile(32 if M > 16 else 16, 32, 32, 8, 3)
     elif M <= 64:
         tile = _matmul_tile(16, 64, 64, 8, 2) if M <= 16 else _matmul_tile(64, 64, 64, 4, 2)
     else:
