@@ -134,12 +134,12 @@ def linear(
 
 def _width(tile: dict, x: torch.Tensor, tma_y: bool) -> int:
     """How many columns of sums become y at a time. TMA takes shared memory for them, pointers take registers."""
-    return tile["BLOCK_N"] if interpreted() else min(tile["BLOCK_N"], 64 if tma_y or x.element_size() == 4 else 32)
+    return tile["BLOCK_N"] if interpreted() else min(tile["BLOCK_N"], 64 if tma_y or x.element_size() == 4 else 16)
 
 
 def _pointer_linear(M: int, dtype: torch.dtype, dropout: bool) -> dict:
     if dtype == torch.float32:
-        tile = (64 if M > 16 else 16, 64, 32, 8, 3)
+        tile = (32 if M > 16 else 16, 64, 32, 8, 3)
     elif M <= 16:
         tile = (16, 64, 128, 4, 3)
     elif M <= 64 or dropout:  # random numbers need registers of their own
