@@ -33,8 +33,9 @@ def flops(point: Point) -> int:
 
 
 def swiglu_inputs(point: Point, draw: Draw) -> Inputs:
+    """Weights as a model has them: their products are of x's size, and fit into 16 bits."""
     M, N, K = point.shape
-    return draw(M, K), draw(N, K), draw(N, K)
+    return draw(M, K), draw(N, K) * K**-0.5, draw(N, K) * K**-0.5
 
 
 def products_then(silu_mul: Run) -> Run:

@@ -115,23 +115,15 @@ def takes_tma(x: torch.Tensor) -> bool:
     return x.element_size() == 2 and has_tma(x.device)
 
 
-def describable(*matrices: torch.Tensor | None) -> bool:
-    """Whether TMA can fetch or store tiles of all of these (``None`` is skipped): their rows are 16 bytes apart or a
-    multiple of that, their columns side by side."""
-    return all(
-        takes_tma(t)
-        and t.stride(1) == 1
-        and t.stride(0) > 0
-        and (t.stride(0) | t.data_ptr() // 2) % 8 == 0
-        and t.numel() > 0
-        for t in matrices
-        if t is not None
-    )
+def describable(matrix: torch.Tensor) -> bool:
+    """Whether TMA can fetch or store tiles of it: rows 16 bytes apart or a multiple of that, columns side by side."""
+    row_stride, column_stride = matrix.stride()
+    return column_stride == 1 and row_stride > 0 and row_stride % 8 == 0 and matrix.data_ptr() % 16 == 0
 
 
 def for_tma(matrix: torch.Tensor) -> torch.Tensor:
     """``matrix``, copied if it is not :func:`describable` as it is."""
-    if describable(matrix) or not matrix.numel():
+    if describable(matrix):
         return matrix
     rows, columns = matrix.shape
     return matrix.new_empty(rows, -(-columns // 8) * 8)[:, :columns].copy_(matrix)

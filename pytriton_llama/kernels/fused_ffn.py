@@ -26,6 +26,7 @@ from pytriton_llama.kernels.arguments import (
     empty_rows_like,
     for_rows,
     pair_descriptor,
+    takes_tma,
 )
 from pytriton_llama.kernels.linear import finish, grouped_tile, launch_linear, load_tile, wait_for_previous_kernel
 
@@ -203,10 +204,20 @@ def swiglu(x: torch.Tensor, gate_weight: torch.Tensor, up_weight: torch.Tensor) 
         return y
     M = y.numel() // N
     x, out = x.reshape(M, K), y.view(M, N)
-    first, second = sorted((gate_weight, up_weight), key=torch.Tensor.data_ptr)
-    tma = describable(x, first, second) and gate_weight.stride() == up_weight.stride() and first is not second
+    first, second = gate_weight, up_weight
+    if up_weight.data_ptr() < gate_weight.data_ptr():
+        first, second = up_weight, gate_weight
+    tma = (
+        takes_tma(x)
+        and K > 0
+        and describable(x)
+        and describable(first)
+        and describable(second)
+        and first.stride() == second.stride()
+        and first.data_ptr() != second.data_ptr()
+    )
     tma_y = tma and describable(out)
-    programs, tile = tiles.swiglu(M, N, K, x, tma, tma_y)
+    programs, tile = tiles.swiglu(M, N, K, x.dtype, x.device, tma, tma_y)
     BLOCK_M, BLOCK_N, BLOCK_K = tile["BLOCK_M"], tile["BLOCK_N"], tile["BLOCK_K"]
     swiglu_kernel[(programs,)](
         descriptor(out, BLOCK_M, tile["WIDTH"]) if tma_y else out,
@@ -221,7 +232,7 @@ def swiglu(x: torch.Tensor, gate_weight: torch.Tensor, up_weight: torch.Tensor) 
         EVEN_K=tma or K % BLOCK_K == 0,
         TMA=tma,
         TMA_Y=tma_y,
-        **tiles.dependent(x),
+        **tiles.dependent(x.device),
         **tile,
     )
     return y

@@ -311,18 +311,22 @@ def launch_linear(op, x, weight, bias, activation, residual, dropout_p=0.0, seed
     x, out = x.reshape(M, K), y.view(M, N)
     bias = None if bias is None else bias.contiguous()
     residual = None if residual is None else row_major(residual.reshape(M, N))
-    if M >= 128 and takes_tma(x):  # for fewer rows, copying the weight would take longer than it saves
-        x, weight = for_tma(x), weight if describable(weight.t()) else for_tma(weight)
-    tma = describable(x) and (describable(weight) or describable(weight.t()))
-    tma_y = tma and describable(out, residual)
-    programs, whole, splits, tile = tiles.linear(M, N, K, x, tma, tma_y, dropout_p > 0)
+    tma = tma_y = takes_tma(x) and K > 0
+    transposed = False
+    if tma:
+        transposed = not describable(weight) and describable(weight.t())
+        if M >= 128:  # for fewer rows, copying the weight would take longer than it saves
+            x, weight = for_tma(x), weight if transposed else for_tma(weight)
+        tma = describable(x) and (transposed or describable(weight))
+        tma_y = tma and describable(out) and (residual is None or describable(residual))
+    programs, whole, splits, tile = tiles.linear(M, N, K, x.dtype, x.device, tma, tma_y, dropout_p > 0)
     BLOCK_M, BLOCK_N, BLOCK_K = tile["BLOCK_M"], tile["BLOCK_N"], tile["BLOCK_K"]
     rest = -(-M // BLOCK_M) * -(-N // BLOCK_N) - whole
     partial = None
     if splits > 1:
         partial = torch.empty(splits * rest * BLOCK_M * BLOCK_N, dtype=torch.float32, device=x.device)
     after = (0 if residual is None else residual.stride(0), dropout_p, seed, whole, splits)
-    common = {"ACTIVATION": activation, "DROPOUT": dropout_p > 0} | tiles.dependent(x)
+    common = {"ACTIVATION": activation, "DROPOUT": dropout_p > 0} | tiles.dependent(x.device)
     linear_kernel[(programs,)](
         descriptor(out, BLOCK_M, tile["WIDTH"]) if tma_y else out,
         descriptor(x, BLOCK_M, BLOCK_K) if tma else x,
@@ -338,7 +342,7 @@ def launch_linear(op, x, weight, bias, activation, residual, dropout_p=0.0, seed
         EVEN_K=tma or K % BLOCK_K == 0,
         TMA=tma,
         TMA_Y=tma_y,
-        WEIGHT_TRANSPOSED=tma and weight.stride(1) != 1,
+        WEIGHT_TRANSPOSED=tma and transposed,
         SPLIT=splits > 1,
         **common,
         **tile,

@@ -118,23 +118,24 @@ def elementwise(M: int, N: int) -> dict:
     return ELEMENTWISE
 
 
+@functools.lru_cache(4096)
 def linear(
-    M: int, N: int, K: int, x: torch.Tensor, tma: bool, tma_y: bool, dropout: bool
+    M: int, N: int, K: int, dtype: torch.dtype, device: torch.device, tma: bool, tma_y: bool, dropout: bool
 ) -> tuple[int, int, int, dict]:
     """Programs to launch; how many tiles are made whole; into how many pieces the others are cut; the tile."""
     if tma and not interpreted():
-        programs, whole, splits, tile = _tma_linear(M, N, K, dropout, multiprocessors(x.device))
+        programs, whole, splits, tile = _tma_linear(M, N, K, dropout, multiprocessors(device))
     else:
-        tile = _interpreted_linear(M, N, K) if interpreted() else _pointer_linear(M, x.dtype, dropout)
+        tile = _interpreted_linear(M, N, K) if interpreted() else _pointer_linear(M, dtype, dropout)
         tile |= {"PERSISTENT": False, "SWAP": False}
         programs = whole = -(-M // tile["BLOCK_M"]) * -(-N // tile["BLOCK_N"])
         splits = 1
-    return programs, whole, splits, tile | {"WIDTH": _width(tile, x, tma_y)}
+    return programs, whole, splits, tile | {"WIDTH": _width(tile, dtype, tma_y)}
 
 
-def _width(tile: dict, x: torch.Tensor, tma_y: bool) -> int:
+def _width(tile: dict, dtype: torch.dtype, tma_y: bool) -> int:
     """How many columns of sums become y at a time. TMA takes shared memory for them, pointers take registers."""
-    return tile["BLOCK_N"] if interpreted() else min(tile["BLOCK_N"], 64 if tma_y or x.element_size() == 4 else 16)
+    return tile["BLOCK_N"] if interpreted() else min(tile["BLOCK_N"], 64 if tma_y or dtype == torch.float32 else 16)
 
 
 def _pointer_linear(M: int, dtype: torch.dtype, dropout: bool) -> dict:
@@ -172,7 +173,6 @@ TMA_TILES = {
 TMA_SUM = 3.4, 0.44
 
 
-@functools.lru_cache(4096)
 def _tma_linear(M: int, N: int, K: int, dropout: bool, sms: int) -> tuple[int, int, int, dict]:
     plans = []
     for sizes, (around, step) in TMA_TILES.items():
@@ -198,11 +198,13 @@ def _tma_linear(M: int, N: int, K: int, dropout: bool, sms: int) -> tuple[int, i
     return min(count, sms) if tile["PERSISTENT"] else count, count, 1, tile
 
 
-def dependent(x: torch.Tensor) -> dict:
-    """Launch arguments by which programs may start before the kernel before has finished: GPUs from sm_90 on."""
-    return {"PDL": True, "launch_pdl": True} if has_tma(x.device) else {"PDL": False}
+@functools.cache
+def dependent(device: torch.device) -> dict:
+    """Launch arguments by which programs may start before the previous kernel has finished: GPUs from sm_90 on."""
+    return {"PDL": True, "launch_pdl": True} if has_tma(device) else {"PDL": False}
 
 
+@functools.cache
 def multiprocessors(device: torch.device) -> int:
     return torch.cuda.get_device_properties(device).multi_processor_count
 
@@ -216,23 +218,26 @@ TMA_SWIGLU = {
 }
 
 
-def swiglu(M: int, N: int, K: int, x: torch.Tensor, tma: bool, tma_y: bool) -> tuple[int, dict]:
+@functools.lru_cache(4096)
+def swiglu(
+    M: int, N: int, K: int, dtype: torch.dtype, device: torch.device, tma: bool, tma_y: bool
+) -> tuple[int, dict]:
     """Programs to launch, and a tile as :func:`linear`'s; two weights' tiles must fit into shared memory."""
     if interpreted():
         tile = _interpreted_linear(M, N, K)
     elif tma:
         # sm_100 keeps more of it, and of the registers, for itself.
-        most = ANY if capability(x.device) == (9, 0) else 64
+        most = ANY if capability(device) == (9, 0) else 64
         tile = _matmul_tile(*next(sizes for rows, sizes in TMA_SWIGLU.items() if rows >= min(M, most)))
-    elif x.dtype == torch.float32:
+    elif dtype == torch.float32:
         tile = _matmul_tile(32 if M > 16 else 16, 32, 32, 8, 3)
     elif M <= 64:
         tile = _matmul_tile(16, 64, 64, 8, 2) if M <= 16 else _matmul_tile(64, 64, 64, 4, 2)
     else:
         tile = _matmul_tile(128, 64, 32, 8, 3)
     count = -(-M // tile["BLOCK_M"]) * -(-N // tile["BLOCK_N"])
-    tile |= {"PERSISTENT": tma and tile["BLOCK_M"] == 128, "WIDTH": _width(tile, x, tma_y)}
-    return min(count, multiprocessors(x.device)) if tile["PERSISTENT"] else count, tile
+    tile |= {"PERSISTENT": tma and tile["BLOCK_M"] == 128, "WIDTH": _width(tile, dtype, tma_y)}
+    return min(count, multiprocessors(device)) if tile["PERSISTENT"] else count, tile
 
 
 def _interpreted_linear(M: int, N: int, K: int) -> dict:

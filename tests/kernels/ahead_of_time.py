@@ -185,6 +185,8 @@ LENGTHS = range(1, 8193)
 
 def as_on(target: str, launch) -> None:
     """Wrappers take CPU tensors for tensors on that GPU from now on, and call ``launch`` instead of launching."""
+    for cached in (tiles.linear, tiles.swiglu, tiles.dependent, tiles.multiprocessors):
+        cached.cache_clear()
     tiles.interpreted = lambda: False
     tiles.capability = lambda _: arch(target)
     arguments.has_tma = tiles.has_tma = lambda _: target in WITH_TMA

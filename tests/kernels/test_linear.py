@@ -62,7 +62,7 @@ def tma(request, monkeypatch):
     splits, swap = request.param
     tile = {"BLOCK_M": 16, "BLOCK_N": 32, "BLOCK_K": 16, "GROUP_M": 2, "WIDTH": 16, "SWAP": swap, "PERSISTENT": True}
 
-    def plan(M, N, K, x, tma, tma_y, dropout):
+    def plan(M, N, K, dtype, device, tma, tma_y, dropout):
         assert tma
         count = -(-M // 16) * -(-N // 32)
         return 5 * splits, count if splits == 1 else count - 5, splits, tile
