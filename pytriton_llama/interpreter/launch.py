@@ -232,6 +232,10 @@ def _combined(name: str, input: Any, axis: Any, combine: Any, flag: bool) -> Any
     return outputs if isinstance(input, tuple) else outputs[0]
 
 
+def _nothing() -> None:
+    """Waiting for the previous kernel: launches run one after the other."""
+
+
 _to_tensor_stock = type(semantic).to_tensor
 
 
@@ -254,6 +258,7 @@ def install() -> None:
         (tl.tensor, "__index__", _index),
         *((module, "reduce", _reduce) for module in (tl, tl.core)),
         *((module, "associative_scan", _scan) for module in (tl, tl.core)),
+        *((tl.extra.cuda, name, _nothing) for name in ("gdc_wait", "gdc_launch_dependents")),
     ):
         _scope.set_attr(owner, name, value)
     put(interpreter, "_patch_lang", lambda fn: _Patched())

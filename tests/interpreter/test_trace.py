@@ -590,3 +590,18 @@ def test_results_are_those_without_a_trace():
     with trace():
         scale[(3,)](x, watched, 70, 32)
     assert torch.equal(plain, watched)
+
+
+@triton.jit
+def waits(y_ptr):
+    tl.extra.cuda.gdc_launch_dependents()
+    tl.extra.cuda.gdc_wait()
+    tl.store(y_ptr, 1.0)
+
+
+def test_waiting_for_the_previous_kernel():
+    """Catches a traced launch that fails because it is one that overlaps with the launch before."""
+    y = torch.full((1,), float("nan"))
+    with trace() as t:
+        waits[(1,)](y, launch_pdl=True)
+    assert y == 1 and t.launches[0].bytes_stored == 4
