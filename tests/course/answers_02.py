@@ -35,9 +35,9 @@ def the_other_way_round(M, N, K, BLOCK_M, BLOCK_N, itemsize):
     return loaded * itemsize, M * N * itemsize
 
 
-def snake(tile, num_pid_m, num_pid_n, GROUP_M, UP=1, FULL=False):
+def snake(tile, num_pid_m, num_pid_n, GROUP_M, UP=1):
     group, within = divmod(tile, GROUP_M * num_pid_n)
-    rows = GROUP_M if FULL else min(num_pid_m - group * GROUP_M, GROUP_M)
+    rows = min(num_pid_m - group * GROUP_M, GROUP_M)
     column, row = divmod(within, rows)
     if column % 2 == UP:
         row = rows - 1 - row
@@ -65,7 +65,6 @@ def batched_kernel(
     M,
     N,
     K,
-    MASK_K: tl.constexpr,
     MASK_M: tl.constexpr,
     SAME: tl.constexpr,
     BLOCK: tl.constexpr,
@@ -79,7 +78,7 @@ def batched_kernel(
     acc = tl.zeros((BLOCK, BLOCK), tl.float32)
     for k in range(0, K, BLOCK):
         offs_k = k + tl.arange(0, BLOCK)
-        mask_k = offs_k[None, :] < (K if MASK_K else K + BLOCK)
+        mask_k = offs_k[None, :] < K
         x = tl.load(x_ptr + offs_m[:, None] * K + offs_k[None, :], mask=(offs_m[:, None] < M) & mask_k, other=0.0)
         weight = tl.load(
             weight_ptr + offs_n[:, None] * K + offs_k[None, :], mask=(offs_n[:, None] < N) & mask_k, other=0.0
@@ -91,11 +90,11 @@ def batched_kernel(
     tl.store(y_ptr + batch * M * N + offs_m[:, None] * N + offs_n[None, :], acc, mask=mask)
 
 
-def batched(x, weight, MASK_K=True, MASK_M=True, SAME=False, batches=None, tiles=None):
+def batched(x, weight, MASK_M=True, SAME=False, tiles=None):
     (B, M, K), N = x.shape, weight.shape[1]
     y = torch.empty(B, M, N, device=x.device)
-    grid = (tiles or triton.cdiv(M, 32) * triton.cdiv(N, 32), batches or B)
-    batched_kernel[grid](y, x, weight, M, N, K, MASK_K, MASK_M, SAME, BLOCK=32)
+    grid = (tiles or triton.cdiv(M, 32) * triton.cdiv(N, 32), B)
+    batched_kernel[grid](y, x, weight, M, N, K, MASK_M, SAME, BLOCK=32)
     return y
 
 
@@ -117,7 +116,6 @@ ANSWERS = {
             lambda *sizes: snake(*sizes)[::-1]: "down first",
             functools.partial(snake, UP=0): "go down column 0",
             functools.partial(snake, UP=2): "not the one at the top",
-            functools.partial(snake, FULL=True): "from which end do its odd columns start",
             wrong_end: "from which end do its odd columns start",
             from_the_right: "the second group starts at column 0",
         },
@@ -127,11 +125,8 @@ ANSWERS = {
         {
             lambda x, weight: x @ weight.transpose(1, 2): "no kernel of yours was launched",
             functools.partial(batched, SAME=True): "all three have to be shifted",
-            functools.partial(batched, batches=1): "all three have to be shifted",
             functools.partial(batched, MASK_M=False): "an access outside of a tensor",
             functools.partial(batched, tiles=1): "it is version 3",
-            lambda x, weight: batched(x, weight).half().float(): "it is version 3",
-            functools.partial(batched, MASK_K=False): "an access outside of a tensor",
         },
     ),
 }
