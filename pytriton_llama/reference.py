@@ -117,6 +117,16 @@ def flash_attention(q, k, v, causal=False, scale=None, window=None, return_lse=F
     return (o, torch.logsumexp(scores, -1).float()) if return_lse else o
 
 
+def flash_attention_varlen(q, k, v, cu_seqlens_q, cu_seqlens_k, causal=False, scale=None, window=None) -> torch.Tensor:
+    o = torch.zeros_like(q)
+    starts_q, starts_k = cu_seqlens_q.tolist(), cu_seqlens_k.tolist()
+    for i in range(len(starts_q) - 1):
+        queries, keys = slice(starts_q[i], starts_q[i + 1]), slice(starts_k[i], starts_k[i + 1])
+        one_q, one_k, one_v = (t.transpose(0, 1)[None] for t in (q[queries], k[keys], v[keys]))
+        o[queries] = flash_attention(one_q, one_k, one_v, causal, scale, window)[0].transpose(0, 1)
+    return o
+
+
 def _some_row_is_empty(scores: torch.Tensor) -> bool:
     return bool((scores == float("-inf")).all(-1).any())
 

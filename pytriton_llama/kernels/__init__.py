@@ -1,6 +1,6 @@
 """One file an operation: formula, kernel, wrapper. Layouts are torch's; all are forward only."""
 
-from pytriton_llama.kernels.flash_attention import flash_attention
+from pytriton_llama.kernels.flash_attention import flash_attention, flash_attention_varlen
 from pytriton_llama.kernels.flash_decoding import flash_decoding
 from pytriton_llama.kernels.fused_ffn import fused_ffn, silu_mul, swiglu
 from pytriton_llama.kernels.layer_norm import layer_norm
@@ -12,6 +12,7 @@ from pytriton_llama.kernels.softmax import softmax
 __all__ = [
     "add_rms_norm",
     "flash_attention",
+    "flash_attention_varlen",
     "flash_decoding",
     "fused_ffn",
     "layer_norm",

@@ -8,6 +8,8 @@ One program holds BLOCK_M queries and walks along the keys, BLOCK_N at a time. I
 and sum, rescales what it has when the maximum grows, and divides once at the end. Key/value head h serves the query
 heads h · group … h · group + group − 1; nothing is repeated in memory.
 
+Sequences of different lengths may also lie one after the other, without padding (``flash_attention_varlen``).
+
 With ``causal``, query i stands at key position i + length_k − length_q: the last query sees the last key, as in a
 prefill on top of a cache. Tiles of keys that no query of the block sees are skipped; only tiles that some see and
 some don't are masked.
@@ -77,12 +79,38 @@ def attend(
 
 
 @triton.jit
+def find_sequence(
+    pid_m, cu_seqlens_q_ptr, cu_seqlens_k_ptr, num_sequences, BLOCK_M: tl.constexpr, BLOCK_B: tl.constexpr
+):
+    """Which of the queries that lie one after the other are block ``pid_m``'s: its number within a sequence, then that
+    sequence's first query and length, and its first key and length."""
+    offs_b = tl.arange(0, BLOCK_B)
+    mask = offs_b < num_sequences
+    starts = tl.load(cu_seqlens_q_ptr + offs_b, mask=mask, other=0)
+    ends = tl.load(cu_seqlens_q_ptr + offs_b + 1, mask=mask, other=0)
+    # No block has queries of two sequences. Blocks of this and all earlier sequences:
+    blocks = tl.cumsum(tl.cdiv(ends - starts, BLOCK_M), 0)
+    before = blocks <= pid_m
+    pid_m -= tl.max(tl.where(before, blocks, 0), 0)
+    # The grid is made for the worst case; a block that nobody needs is one past the last sequence, and gets none.
+    sequence = tl.sum((before & mask).to(tl.int32), 0)
+    needed = sequence < num_sequences
+    first_q = tl.load(cu_seqlens_q_ptr + sequence)
+    stop_q = tl.load(cu_seqlens_q_ptr + sequence + 1, mask=needed, other=0)
+    first_k = tl.load(cu_seqlens_k_ptr + sequence)
+    stop_k = tl.load(cu_seqlens_k_ptr + sequence + 1, mask=needed, other=0)
+    return pid_m, first_q, tl.maximum(stop_q - first_q, 0), first_k, tl.maximum(stop_k - first_k, 0)
+
+
+@triton.jit
 def flash_attention_kernel(
     o_ptr,
     lse_ptr,
     q_ptr,
     k_ptr,
     v_ptr,
+    cu_seqlens_q_ptr,
+    cu_seqlens_k_ptr,
     o_batch_stride,
     o_head_stride,
     o_row_stride,
@@ -97,6 +125,7 @@ def flash_attention_kernel(
     v_row_stride,
     num_heads,
     group,
+    num_sequences,
     length_q,
     length_k,
     window,
@@ -106,8 +135,11 @@ def flash_attention_kernel(
     BLOCK_M: tl.constexpr,
     BLOCK_N: tl.constexpr,
     BLOCK_D: tl.constexpr,
+    BLOCK_B: tl.constexpr,
 ):
     num_pid_m = tl.cdiv(length_q, BLOCK_M)
+    if cu_seqlens_q_ptr is not None:
+        num_pid_m += num_sequences  # each sequence's last block may be a short one
     pid_m = tl.program_id(0) % num_pid_m
     # 64-bit before they meet a stride: batch × heads × length × D can pass 2³¹.
     batch = (tl.program_id(0) // num_pid_m // num_heads).to(tl.int64)
@@ -116,6 +148,14 @@ def flash_attention_kernel(
     o_ptr += batch * o_batch_stride + head * o_head_stride
     k_ptr += batch * k_batch_stride + head // group * k_head_stride
     v_ptr += batch * v_batch_stride + head // group * v_head_stride
+    if cu_seqlens_q_ptr is not None:
+        pid_m, first_q, length_q, first_k, length_k = find_sequence(
+            pid_m, cu_seqlens_q_ptr, cu_seqlens_k_ptr, num_sequences, BLOCK_M, BLOCK_B
+        )
+        q_ptr += first_q.to(tl.int64) * q_row_stride
+        o_ptr += first_q.to(tl.int64) * o_row_stride
+        k_ptr += first_k.to(tl.int64) * k_row_stride
+        v_ptr += first_k.to(tl.int64) * v_row_stride
 
     offs_m = pid_m * BLOCK_M + tl.arange(0, BLOCK_M)
     offs_d = tl.arange(0, BLOCK_D)
@@ -199,42 +239,105 @@ def flash_attention(
     check("flash_attention", q=q, k=k, v=v)
     shapes = f"flash_attention: q is {tuple(q.shape)}, k {tuple(k.shape)}, v {tuple(v.shape)}"
     need(q.dim() == k.dim() == v.dim() == 4, f"{shapes}; needed: (batch, heads, length, head_dim)")
+    check_shapes("flash_attention", q, k, v, causal, window)
     batch, heads, length_q, head_dim = q.shape
-    kv_heads, length_k = k.shape[1:3]
-    need(
-        k.shape == v.shape == (batch, kv_heads, length_k, head_dim),
-        f"{shapes}; batch and head_dim must agree",
-    )
-    need(kv_heads > 0 and heads % kv_heads == 0, f"{shapes}; heads must be a multiple of key/value heads")
-    need(16 <= head_dim <= 256, f"flash_attention: head_dim is {head_dim}; needed: 16 … 256")
-    need(
-        window is None or (causal and window > 0),
-        f"flash_attention: window is {window}; it must be positive, and needs causal=True",
-    )
-    need(q.stride(3) == k.stride(3) == v.stride(3) == 1, "flash_attention: q, k and v need a last stride of 1")
     o = torch.empty((batch, length_q, heads, head_dim), dtype=q.dtype, device=q.device).transpose(1, 2)
     lse = torch.empty((batch, heads, length_q), dtype=torch.float32, device=q.device) if return_lse else None
-    if o.numel():
-        tile = tiles.flash_attention(length_q, length_k, head_dim, q)
-        scale = head_dim**-0.5 if scale is None else scale
-        flash_attention_kernel[(triton.cdiv(length_q, tile["BLOCK_M"]) * batch * heads,)](
-            o,
-            lse,
-            q,
-            k,
-            v,
-            *o.stride()[:3],
-            *q.stride()[:3],
-            *k.stride()[:3],
-            *v.stride()[:3],
-            heads,
-            heads // kv_heads,
-            length_q,
-            length_k,
-            window,
-            scale * math.log2(math.e),  # exp2 is one instruction, exp is two
-            CAUSAL=causal,
-            HEAD_DIM=head_dim,
-            **tile,
-        )
+    launch_attention(o, lse, q, k, v, causal, scale, window)
     return o if lse is None else (o, lse)
+
+
+def flash_attention_varlen(
+    q: torch.Tensor,
+    k: torch.Tensor,
+    v: torch.Tensor,
+    cu_seqlens_q: torch.Tensor,
+    cu_seqlens_k: torch.Tensor,
+    causal: bool = False,
+    scale: float | None = None,
+    window: int | None = None,
+) -> torch.Tensor:
+    """:func:`flash_attention` of sequences that lie one after the other, each among its own keys; forward only.
+
+    Args:
+        q: (total_q, heads, head_dim); any strides with a unit last one; head_dim 16 … 256.
+        k, v: (total_k, kv_heads, head_dim), likewise; heads must be a multiple of kv_heads.
+        cu_seqlens_q, cu_seqlens_k: int32 (sequences + 1,), cumulative lengths from 0 to total_q and total_k. What they
+            say is not checked, which would cost a wait for the GPU.
+        causal, scale, window: as :func:`flash_attention`'s, of each sequence.
+
+    Returns:
+        (total_q, heads, head_dim) of q's dtype, 0 where a query sees no key.
+
+    Raises:
+        TypeError, ValueError: as :func:`flash_attention`; cumulative lengths of another dtype, device or shape.
+    """
+    op = "flash_attention_varlen"
+    check(op, q=q, k=k, v=v)
+    shapes = f"{op}: q is {tuple(q.shape)}, k {tuple(k.shape)}, v {tuple(v.shape)}"
+    need(q.dim() == k.dim() == v.dim() == 3, f"{shapes}; needed: (total, heads, head_dim)")
+    for name, t in (("cu_seqlens_q", cu_seqlens_q), ("cu_seqlens_k", cu_seqlens_k)):
+        if t.dtype != torch.int32 or t.device != q.device:
+            raise TypeError(f"{op}: {name} is {t.dtype} on {t.device}; needed: int32 on {q.device}")
+    need(
+        cu_seqlens_q.dim() == 1 and cu_seqlens_q.shape == cu_seqlens_k.shape and len(cu_seqlens_q) > 0,
+        f"{op}: cu_seqlens_q is {tuple(cu_seqlens_q.shape)}, cu_seqlens_k {tuple(cu_seqlens_k.shape)}; needed: "
+        "(sequences + 1,) both",
+    )
+    q, k, v = (t.transpose(0, 1)[None] for t in (q, k, v))  # as one sequence of (1, heads, total, head_dim)
+    check_shapes(op, q, k, v, causal, window)
+    o = torch.empty((q.shape[2], q.shape[1], q.shape[3]), dtype=q.dtype, device=q.device)
+    if len(cu_seqlens_q) > 1:
+        cu_seqlens = cu_seqlens_q.contiguous(), cu_seqlens_k.contiguous()
+        launch_attention(o.transpose(0, 1)[None], None, q, k, v, causal, scale, window, cu_seqlens)
+    return o
+
+
+def check_shapes(op: str, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, causal: bool, window: int | None) -> None:
+    """Raise unless (batch, heads, length, head_dim) tensors fit together; errors as :func:`flash_attention`."""
+    shapes = f"{op}: q is {tuple(q.shape)}, k {tuple(k.shape)}, v {tuple(v.shape)}"
+    batch, heads, _, head_dim = q.shape
+    kv_heads, length_k = k.shape[1:3]
+    need(k.shape == v.shape == (batch, kv_heads, length_k, head_dim), f"{shapes}; batch and head_dim must agree")
+    need(kv_heads > 0 and heads % kv_heads == 0, f"{shapes}; heads must be a multiple of key/value heads")
+    need(16 <= head_dim <= 256, f"{op}: head_dim is {head_dim}; needed: 16 … 256")
+    need(
+        window is None or (causal and window > 0),
+        f"{op}: window is {window}; it must be positive, and needs causal=True",
+    )
+    need(q.stride(3) == k.stride(3) == v.stride(3) == 1, f"{op}: q, k and v need a last stride of 1")
+
+
+def launch_attention(o, lse, q, k, v, causal, scale, window, cu_seqlens=(None, None)) -> None:
+    """Launch :func:`flash_attention_kernel` on (batch, heads, length, head_dim) tensors."""
+    if not o.numel():
+        return
+    batch, heads, length_q, head_dim = q.shape
+    length_k = k.shape[2]
+    tile = tiles.flash_attention(length_q, length_k, head_dim, q)
+    scale = head_dim**-0.5 if scale is None else scale
+    num_sequences = 0 if cu_seqlens[0] is None else len(cu_seqlens[0]) - 1
+    num_pid_m = triton.cdiv(length_q, tile["BLOCK_M"]) + num_sequences
+    flash_attention_kernel[(num_pid_m * batch * heads,)](
+        o,
+        lse,
+        q,
+        k,
+        v,
+        *cu_seqlens,
+        *o.stride()[:3],
+        *q.stride()[:3],
+        *k.stride()[:3],
+        *v.stride()[:3],
+        heads,
+        heads // k.shape[1],
+        num_sequences,
+        length_q,
+        length_k,
+        window,
+        scale * math.log2(math.e),  # exp2 is one instruction, exp is two
+        CAUSAL=causal,
+        HEAD_DIM=head_dim,
+        BLOCK_B=triton.next_power_of_2(max(1, num_sequences)),
+        **tile,
+    )

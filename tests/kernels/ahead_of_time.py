@@ -145,6 +145,10 @@ def calls(dtype: torch.dtype):
         yield kernels.rotary_embedding, (q, k, angles, angles)
         yield kernels.flash_attention, (q, k, k)
         yield kernels.flash_attention, (q, k, k, True, None, 40, True)
+        yield (
+            kernels.flash_attention_varlen,
+            (q[0].transpose(0, 1), *(k[0].transpose(0, 1),) * 2, lengths, lengths, True),
+        )
         yield kernels.flash_decoding, (q[:, :, 0], k, k, lengths)
 
 

@@ -4,7 +4,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pytriton_llama import reference
-from pytriton_llama.kernels import flash_attention
+from pytriton_llama.kernels import flash_attention, flash_attention_varlen
 from pytriton_llama.runtime import interpreted
 from tests.tolerances import TOLERANCE, assert_close
 
@@ -105,3 +105,54 @@ def test_bad_arguments_are_named(randn):
         with pytest.raises(ValueError, match=match):
             flash_attention(*arguments, **options)
     assert flash_attention(q[:, :, :0], k, k).shape == (1, 4, 0, 32)
+
+
+def packed(lengths_q, lengths_k, heads, kv_heads, head_dim, dtype, randn):
+    """q, k, v and cumulative lengths of sequences one after the other."""
+    q, k, v = (
+        randn(sum(lengths), n, head_dim, dtype=dtype)
+        for lengths, n in ((lengths_q, heads), (lengths_k, kv_heads), (lengths_k, kv_heads))
+    )
+    cu_seqlens = (torch.tensor([0, *lengths]).cumsum(0).to(q.device, torch.int32) for lengths in (lengths_q, lengths_k))
+    return q, k, v, *cu_seqlens
+
+
+@pytest.mark.parametrize("options", [{}, {"causal": True}, {"causal": True, "window": 33}], ids=str)
+@pytest.mark.parametrize(
+    "lengths", [([5], [5]), ([1, 300, 0, 70], [1, 300, 40, 90]), ([0, 0, 257, 256], [3, 0, 257, 1])], ids=str
+)
+def test_varlen(lengths, options, dtype, randn):
+    """Catches a block with queries of two sequences, keys of a neighbour, an empty sequence that shifts the others, and
+    causal aligned to the packed tensor's end."""
+    inputs = packed(*lengths, 4, 2, 64, dtype, randn)
+    o = flash_attention_varlen(*inputs, **options)
+    oracle = reference.flash_attention_varlen(*(t.double() for t in inputs[:3]), *inputs[3:], **options)
+    largest = inputs[2].double().abs().amax()
+    assert bool(((o.double() - oracle).abs() <= ATTENTION[dtype] * (oracle.abs() + largest)).all())
+
+
+def test_varlen_is_independent_of_neighbours(randn):
+    """Catches a result that depends on what is packed beside it, or that differs from the sequence's alone."""
+    q, k, v, cu_q, cu_k = packed([40, 33, 7], [40, 50, 7], 4, 2, 32, torch.float32, randn)
+    alone = flash_attention(*(t[40:].transpose(0, 1)[None] for t in (q[:73], k[:90], v[:90])), causal=True)
+    k[:40], v[:40], k[90:], v[90:] = (float("nan"),) * 4
+    o = flash_attention_varlen(q, k, v, cu_q, cu_k, causal=True)
+    assert_close(o[40:73], alone[0].transpose(0, 1))
+
+
+def test_varlen_many_sequences(randn):
+    """Catches a search that stops at a power of two, or that is lost among empty sequences."""
+    lengths = [3, 0, 1, 17, 2, 0, 0, 33, 5] * 4
+    inputs = packed(lengths, lengths, 2, 1, 16, torch.float32, randn)
+    oracle = reference.flash_attention_varlen(*(t.double() for t in inputs[:3]), *inputs[3:], causal=True)
+    assert_close(flash_attention_varlen(*inputs, causal=True), oracle)
+
+
+def test_varlen_bad_arguments_are_named(randn):
+    """Catches lengths in 64 bits read as pairs of 32."""
+    q, k, v, cu_q, cu_k = packed([4, 4], [4, 4], 2, 2, 16, torch.float32, randn)
+    with pytest.raises(TypeError, match="cu_seqlens_k is"):
+        flash_attention_varlen(q, k, v, cu_q, cu_k.long())
+    with pytest.raises(ValueError, match="sequences"):
+        flash_attention_varlen(q, k, v, cu_q, cu_k[:-1])
+    assert flash_attention_varlen(q[:0], k[:0], v[:0], cu_q[:1], cu_k[:1]).shape == (0, 2, 16)
