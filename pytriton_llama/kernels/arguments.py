@@ -99,11 +99,6 @@ def _launch_matrices(launch: Callable, outputs: list[torch.Tensor], inputs: list
     launch(ins[0].shape[0], N, tuple(stride for t in ins for stride in t.stride()), outs, ins)
 
 
-def as_rows(x: torch.Tensor) -> torch.Tensor:
-    """A non-empty ``x`` as a matrix whose columns lie side by side; copied only where no view can do it."""
-    return row_major(x.reshape(-1, x.shape[-1]))
-
-
 def row_major(matrix: torch.Tensor) -> torch.Tensor:
     """``matrix``, copied if its columns do not lie side by side."""
     return matrix if matrix.stride(1) == 1 else matrix.contiguous()
