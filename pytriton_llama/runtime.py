@@ -111,3 +111,13 @@ def has_tma(device: "torch.device") -> bool:
 
     nvidia = device.type == "cuda" and torch.version.hip is None
     return nvidia and not interpreted() and (9, 0) <= capability(device) < (12, 0)
+
+
+@functools.cache
+def has_gluon(device: "torch.device") -> bool:
+    """Whether kernels in Gluon run: they use sm_90's own matrix instructions, and ``warp_specialize`` as it is since
+    Triton 3.6."""
+    import triton
+
+    version = tuple(int(part) for part in triton.__version__.split(".")[:2])
+    return has_tma(device) and capability(device) == (9, 0) and version >= (3, 6)

@@ -9,7 +9,7 @@ from collections.abc import Callable
 import torch
 from triton.tools.tensor_descriptor import TensorDescriptor
 
-from pytriton_llama.runtime import has_tma, interpreted, runs_bfloat16
+from pytriton_llama.runtime import has_gluon, has_tma, interpreted, runs_bfloat16
 
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 
@@ -108,6 +108,18 @@ def takes_tma(x: torch.Tensor) -> bool:
     """Whether the GPU has a Tensor Memory Accelerator that is worth its while: products of float32 are made in
     registers."""
     return x.element_size() == 2 and has_tma(x.device)
+
+
+def takes_gluon(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> bool:
+    """Whether ``flash_attention_hopper.py`` can take these (batch, heads, length, head_dim) tensors: 16 bits, strides
+    that TMA can step along, at least one key. A head_dim up to 32 would leave half of its tiles empty."""
+    return (
+        q.element_size() == 2
+        and has_gluon(q.device)
+        and q.shape[3] > 32
+        and k.shape[2] > 0
+        and all(t.data_ptr() % 16 == 0 and all(n > 0 and n % 8 == 0 for n in t.stride()[:3]) for t in (q, k, v))
+    )
 
 
 def describable(matrix: torch.Tensor) -> bool:

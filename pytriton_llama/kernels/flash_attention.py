@@ -14,6 +14,8 @@ With ``causal``, query i stands at key position i + length_k − length_q: the l
 prefill on top of a cache. Tiles of keys that no query of the block sees are skipped; only tiles that some see and
 some don't are masked.
 
+On sm_90 ``flash_attention_hopper.py`` takes over what it can take.
+
 Dao, "FlashAttention-2", 2023 (arXiv:2307.08691).
 """
 
@@ -24,7 +26,7 @@ import triton
 import triton.language as tl
 
 from pytriton_llama.kernels import tiles
-from pytriton_llama.kernels.arguments import check, need
+from pytriton_llama.kernels.arguments import check, need, takes_gluon
 
 
 @triton.jit
@@ -50,13 +52,16 @@ def attend(
     BLOCK_D: tl.constexpr,
 ):
     """Take the keys from ``start`` to ``stop`` into the running softmax; MASKED: not every query sees every key."""
+    offs_n = tl.arange(0, BLOCK_N)
     offs_d = tl.arange(0, BLOCK_D)
+    k_ptrs = k_ptr + (start + offs_n).to(tl.int64)[:, None] * k_row_stride + offs_d[None, :]
+    v_ptrs = v_ptr + (start + offs_n).to(tl.int64)[:, None] * v_row_stride + offs_d[None, :]
     for start_n in range(start, stop, BLOCK_N):
-        keys = start_n + tl.arange(0, BLOCK_N)
-        k_ptrs = k_ptr + keys.to(tl.int64)[:, None] * k_row_stride + offs_d[None, :]
-        v_ptrs = v_ptr + keys.to(tl.int64)[:, None] * v_row_stride + offs_d[None, :]
+        keys = start_n + offs_n
         # Zeros, not garbage, where there is no key: 0 · NaN in the second dot would be NaN.
-        mask = (keys[:, None] < length_k) & (offs_d[None, :] < HEAD_DIM)
+        mask = (offs_d < HEAD_DIM)[None, :]
+        if MASKED:
+            mask = mask & (keys < length_k)[:, None]
         k = tl.load(k_ptrs, mask=mask, other=0.0)
         scores = tl.dot(q, tl.trans(k), input_precision="ieee") * qk_scale
         if MASKED:
@@ -75,6 +80,8 @@ def attend(
         v = tl.load(v_ptrs, mask=mask, other=0.0)
         acc = tl.dot(p.to(v.dtype), v, acc * rescale[:, None], input_precision="ieee")
         row_max = new_max
+        k_ptrs += BLOCK_N * k_row_stride
+        v_ptrs += BLOCK_N * v_row_stride
     return acc, row_max, row_sum
 
 
@@ -314,8 +321,14 @@ def launch_attention(o, lse, q, k, v, causal, scale, window, cu_seqlens=(None, N
         return
     batch, heads, length_q, head_dim = q.shape
     length_k = k.shape[2]
+    qk_scale = (head_dim**-0.5 if scale is None else scale) * math.log2(math.e)  # exp2 is one instruction, exp is two
+    # The Gluon kernel looks for maxima before it scales.
+    if cu_seqlens[0] is None and qk_scale > 0 and takes_gluon(q, k, v):
+        from pytriton_llama.kernels import flash_attention_hopper  # an older Triton could not import it
+
+        flash_attention_hopper.launch(o, lse, q, k, v, causal, qk_scale, window)
+        return
     tile = tiles.flash_attention(length_q, length_k, head_dim, q)
-    scale = head_dim**-0.5 if scale is None else scale
     num_sequences = 0 if cu_seqlens[0] is None else len(cu_seqlens[0]) - 1
     num_pid_m = triton.cdiv(length_q, tile["BLOCK_M"]) + num_sequences
     flash_attention_kernel[(num_pid_m * batch * heads,)](
@@ -335,7 +348,7 @@ def launch_attention(o, lse, q, k, v, causal, scale, window, cu_seqlens=(None, N
         length_q,
         length_k,
         window,
-        scale * math.log2(math.e),  # exp2 is one instruction, exp is two
+        qk_scale,
         CAUSAL=causal,
         HEAD_DIM=head_dim,
         BLOCK_B=triton.next_power_of_2(max(1, num_sequences)),

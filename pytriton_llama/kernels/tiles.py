@@ -297,6 +297,33 @@ def flash_attention(length_q: int, length_k: int, head_dim: int, q: torch.Tensor
     return {"BLOCK_M": M, "BLOCK_N": N, "BLOCK_D": BLOCK_D, "num_warps": warps, "num_stages": stages}
 
 
+# Bytes of keys and values that are worth finishing before others are fetched: a part of the L2 cache.
+SECTION = 8 << 20
+
+
+def flash_attention_hopper(
+    batch_heads: int, group: int, length_q: int, length_k: int, head_dim: int, device: torch.device
+) -> tuple[int, int, dict]:
+    """Programs to launch, heads a section, and the tile of the Gluon kernel.
+
+    CONSUMERS × 64 queries against BLOCK_N keys at a time. Three consumers hide more, but waste more where queries are
+    few, and have registers enough only at head_dim 64. REUSE_Q: no shared memory is left for o.
+    """
+    BLOCK_D = max(64, triton.next_power_of_2(head_dim))
+    CONSUMERS = 3 if BLOCK_D == 64 and length_q > 4096 else 2
+    tile = {
+        "CONSUMERS": CONSUMERS,
+        "BLOCK_N": 64 if BLOCK_D == 256 else 128,
+        "BLOCK_D": BLOCK_D,
+        "STAGES": 3 if BLOCK_D == 64 else 2,
+        "REGISTERS": 160 if CONSUMERS == 3 else 240,
+        "REUSE_Q": BLOCK_D == 256,
+    }
+    count = -(-length_q // (64 * CONSUMERS)) * batch_heads
+    section = min(batch_heads, max(1, SECTION // (4 * length_k * head_dim)) * group)
+    return min(count, multiprocessors(device)), section, tile
+
+
 def flash_decoding(programs: int, group: int, max_length: int, head_dim: int, device: torch.device) -> dict:
     """Keys a step, and how many programs share a sequence: enough to fill the GPU when the batch is small.
 

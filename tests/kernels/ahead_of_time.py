@@ -21,7 +21,9 @@ import torch
 import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
-from triton.runtime.jit import JITFunction
+from triton.experimental.gluon._runtime import GluonASTSource
+from triton.experimental.gluon.nvidia.hopper import TensorDescriptor as GluonTensorDescriptor
+from triton.runtime.jit import JITFunction, mangle_type
 from triton.tools.tensor_descriptor import TensorDescriptor
 
 from pytriton_llama import kernels
@@ -49,7 +51,10 @@ def arch(target: str) -> tuple[int, int]:
     return major, minor
 
 
-def type_of(a: torch.Tensor | TensorDescriptor) -> str:
+Descriptor = TensorDescriptor | GluonTensorDescriptor
+
+
+def type_of(a: torch.Tensor | Descriptor) -> str:
     return TYPES[a.dtype] if isinstance(a, torch.Tensor) else f"{TYPES[a.base.dtype]}{a.block_shape}"
 
 
@@ -67,6 +72,8 @@ def specialised(function: JITFunction, args: tuple, kwargs: dict) -> tuple[dict,
             signature[parameter.name], attributes[(i,)] = "*" + TYPES[value.dtype], [["tt.divisibility", 16]]
         elif isinstance(value, TensorDescriptor):
             signature[parameter.name] = f"tensordesc<{TYPES[value.base.dtype]}{value.block_shape}>"
+        elif isinstance(value, GluonTensorDescriptor):
+            signature[parameter.name] = mangle_type(value)
         elif isinstance(value, float):
             signature[parameter.name] = "fp32"
         else:
@@ -78,7 +85,8 @@ def specialised(function: JITFunction, args: tuple, kwargs: dict) -> tuple[dict,
 
 def compile_launch(function: JITFunction, args: tuple, kwargs: dict, target: str) -> dict:
     signature, constants, attributes, options = specialised(function, args, kwargs)
-    source = ASTSource(fn=function, signature=signature, constexprs=constants, attrs=attributes)
+    Source = GluonASTSource if function.is_gluon() else ASTSource
+    source = Source(fn=function, signature=signature, constexprs=constants, attrs=attributes)
     if target.startswith("gfx"):
         options = {k: v for k, v in options.items() if k not in ("maxnreg", "launch_pdl")}  # NVIDIA's
         compiled = triton.compile(source, target=GPUTarget("hip", target, 64), options=options)
@@ -193,6 +201,7 @@ def as_on(target: str, launch) -> None:
         cached.cache_clear()
     tiles.interpreted = lambda: False
     tiles.capability = lambda _: arch(target)
+    arguments.has_gluon = lambda _: target == "sm_90"
     arguments.has_tma = tiles.has_tma = lambda _: target in WITH_TMA
     arguments.check_device = lambda *_: None
     torch.cuda.get_device_properties = lambda _: type("Properties", (), {"multi_processor_count": 132})
@@ -204,7 +213,7 @@ def compile_all(target: str, dtypes: list[torch.dtype], first_only: bool) -> Non
     wrapper = None
 
     def launch(function: JITFunction, args: tuple, kwargs: dict) -> None:
-        pointers = sorted({type_of(a) for a in args if isinstance(a, torch.Tensor | TensorDescriptor)})
+        pointers = sorted({type_of(a) for a in args if isinstance(a, torch.Tensor | Descriptor)})
         absent = [name for name, a in zip(function.arg_names, args, strict=False) if a is None]
         key = f"{target} {function.fn.__name__} {'/'.join(pointers)} without {'/'.join(absent)} {kwargs}"
         if key in seen or (first_only and wrapper in wrappers):
