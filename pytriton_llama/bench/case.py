@@ -55,6 +55,11 @@ class Case:
     swept: int = -1  # which dimension of a point's shape runs along that axis
     setting: str = ""  # what the other dimensions are, in words
     plotted: Callable[[Point], bool] = field(default=lambda point: True)
+    name: str = ""  # what tells it from other cases of the operation; default: the operation's
+    ours: Run | None = None  # how our function is called; default: with the inputs
+
+    def __post_init__(self):
+        object.__setattr__(self, "name", self.name or self.op)
 
     def contenders(self) -> dict[str, Callable[[], Run]]:
         """Ours first, then the peers, then the ceiling: a copy that moves the same bytes.
@@ -66,7 +71,7 @@ class Case:
         return ours | self.peers | ({settings.COPY: lambda: torch.bitwise_not} if self.unit == "GB/s" else {})
 
     def _ours(self) -> Run:
-        return getattr(importlib.import_module(f"pytriton_llama.kernels.{self.kernel}"), self.op)
+        return self.ours or getattr(importlib.import_module(f"pytriton_llama.kernels.{self.kernel}"), self.op)
 
     def rate(self, point: Point, seconds: float) -> float:
         """GB/s or TFLOP/s, in powers of ten."""

@@ -21,16 +21,21 @@ def bench(ops: Sequence[str] = (), quick: bool = False, record: bool = False) ->
     from pytriton_llama.bench.cases import CASES
     from pytriton_llama.bench.figures import notes, publish, table
 
-    if unknown := [op for op in ops if op not in CASES]:
-        raise LlamaError(f"bench: no operation {unknown[0]!r}; known: {', '.join(CASES)}")
+    known = dict.fromkeys(case.op for case in CASES.values())
+    if unknown := [op for op in ops if op not in (*known, *CASES)]:
+        raise LlamaError(f"bench: no operation {unknown[0]!r}; known: {', '.join(known)}")
+    # An operation stands for all of its cases.
+    names = [
+        name for op in ops or known for name, case in CASES.items() if op in ((case.op,) if op in known else (name,))
+    ]
     if quick and record:
         raise LlamaError("bench: --quick measures too little to --record; leave one out")
     timer, environment = timing.CudaTimer(), timing.environment()
     if record:
         allow_recording(environment.gpu)
     unfinished = []
-    for op in ops or CASES:
-        this = CASES[op]
+    for name in names:
+        this = CASES[name]
         path = settings.LOCAL / f"{this.result}{'.quick' if quick else ''}.csv"
         points = this.quick if quick else this.points
         left = harness.run(
@@ -39,11 +44,11 @@ def bench(ops: Sequence[str] = (), quick: bool = False, record: bool = False) ->
         found = results.current(this, results.read(path), environment)
         rows = [row for point in points if point in found for row in found[point].values()]
         if rows:
-            print(f"## {op}, {this.unit}\n\n{table(this, rows)}\n\n{notes(this, rows)}\n")
-        print(f"{op}: {len(rows)} rows in {path}", file=sys.stderr)
+            print(f"## {name}, {this.unit}\n\n{table(this, rows)}\n\n{notes(this, rows)}\n")
+        print(f"{name}: {len(rows)} rows in {path}", file=sys.stderr)
         if left:
-            unfinished.append(op)
-            print(f"{op}: {left} points left after {settings.BUDGET:.0f} s; run again to go on", file=sys.stderr)
+            unfinished.append(name)
+            print(f"{name}: {left} points left after {settings.BUDGET:.0f} s; run again to go on", file=sys.stderr)
         elif record:
             publish(this, rows)
     if record and unfinished:

@@ -61,7 +61,7 @@ def shape_text(point: Point) -> str:
 def digest(case: Case) -> str:
     """Changes with the operation's kernel and tile sizes: an edited kernel is measured again, at any version."""
     folder = Path(__file__).parents[1] / "kernels"
-    files = [] if case.kernel is None else [folder / f"{case.kernel}.py", folder / "tiles.py"]
+    files = [] if case.kernel is None else [*sorted(folder.glob(f"{case.kernel}*.py")), folder / "tiles.py"]
     return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()[:12]
 
 

@@ -316,18 +316,24 @@ def check_shapes(op: str, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, cau
 
 
 def launch_attention(o, lse, q, k, v, causal, scale, window, cu_seqlens=(None, None)) -> None:
-    """Launch :func:`flash_attention_kernel` on (batch, heads, length, head_dim) tensors."""
+    """Launch what is fastest for these (batch, heads, length, head_dim) tensors."""
     if not o.numel():
         return
-    batch, heads, length_q, head_dim = q.shape
-    length_k = k.shape[2]
+    head_dim = q.shape[3]
     qk_scale = (head_dim**-0.5 if scale is None else scale) * math.log2(math.e)  # exp2 is one instruction, exp is two
     # The Gluon kernel looks for maxima before it scales.
     if cu_seqlens[0] is None and qk_scale > 0 and takes_gluon(q, k, v):
         from pytriton_llama.kernels import flash_attention_hopper  # an older Triton could not import it
 
         flash_attention_hopper.launch(o, lse, q, k, v, causal, qk_scale, window)
-        return
+    else:
+        launch_triton(o, lse, q, k, v, causal, qk_scale, window, cu_seqlens)
+
+
+def launch_triton(o, lse, q, k, v, causal, qk_scale, window, cu_seqlens=(None, None)) -> None:
+    """Launch :func:`flash_attention_kernel`, which takes everything that :func:`flash_attention` does."""
+    batch, heads, length_q, head_dim = q.shape
+    length_k = k.shape[2]
     tile = tiles.flash_attention(length_q, length_k, head_dim, q)
     num_sequences = 0 if cu_seqlens[0] is None else len(cu_seqlens[0]) - 1
     num_pid_m = triton.cdiv(length_q, tile["BLOCK_M"]) + num_sequences

@@ -226,7 +226,7 @@ def consumer(w: gl.constexpr, o_desc, qk_scale, common, CAUSAL: gl.constexpr, RE
         mbarrier.arrive(v_empty.index(slot))
         n += 1
         # Keys that only the other consumers' queries see.
-        for j in range(needed, count):
+        for _j in range(needed, count):
             slot = n % STAGES
             mbarrier.wait(k_full.index(slot), n // STAGES & 1)
             mbarrier.arrive(k_empty.index(slot))

@@ -17,11 +17,12 @@ SMALL = {
     "swiglu": (4, 6, 10),
     "ceiling_matmul": (4, 6, 10),
     "ceiling_read": (4, 10),
+    "flash_attention": (1, 4, 2, 10, 16),
 }
 
 
-def small(op: str) -> Point:
-    return Point(SMALL.get(op, (3, 10)), "fp16")
+def small(name: str) -> Point:
+    return Point(SMALL.get(CASES[name].op, (3, 10)), "fp16")
 
 
 def draw(*shape: int, dtype: torch.dtype = torch.float16) -> torch.Tensor:
@@ -123,6 +124,13 @@ def test_matmul_counts_two_a_product(op):
 def test_swiglu_counts_both_products():
     """Catches a rate that is half of what it should be, or twice."""
     assert CASES["swiglu"].flops(Point((4, 6, 10), "fp16")) == 960
+
+
+def test_flash_attention_counts_both_products():
+    """Catches a causal rate that is twice what it should be."""
+    full, causal = (case for case in CASES.values() if case.result.startswith("fused-attention-batch4-head32-d64"))
+    point = Point((2, 4, 2, 10, 16), "bf16")
+    assert (full.flops(point), causal.flops(point)) == (2 * 2 * 2 * 4 * 10 * 10 * 16, 2 * 2 * 4 * 10 * 10 * 16)
 
 
 @pytest.mark.parametrize("op", CASES)

@@ -13,6 +13,12 @@ from tests.tolerances import TOLERANCE, assert_close
 ATTENTION = {dtype: 2 * tolerance for dtype, tolerance in TOLERANCE.items()}
 
 
+# On an sm_90 the second is the Gluon kernel's.
+BOTH_KERNELS = pytest.mark.parametrize(
+    ("head_dim", "precision"), [(32, torch.float32), (64, torch.float16)], ids=["triton", "gluon"]
+)
+
+
 def check(q, k, v, **options):
     scale = options.get("scale") or q.shape[-1] ** -0.5
     o, lse = flash_attention(q, k, v, return_lse=True, **options)
@@ -39,13 +45,15 @@ def test_head_dims(head_dim, causal, dtype, randn):
     "lengths", [(1, 1), (1, 300), (300, 1), (257, 511), (300, 40), (128, 128), (600, 600)], ids=str
 )
 @pytest.mark.parametrize("options", [{}, {"causal": True}, {"causal": True, "window": 33}], ids=str)
-def test_lengths(lengths, options, randn):
+@BOTH_KERNELS
+def test_lengths(lengths, options, head_dim, precision, randn):
     """Catches an off-by-one diagonal, causal aligned to the start instead of the end, 0 / 0 for a query without keys,
     a skipped or twice counted tile at the window's or the diagonal's edge."""
-    q, k, v = randn(1, 2, lengths[0], 32), randn(1, 2, lengths[1], 32), randn(1, 2, lengths[1], 32)
+    q, k, v = (randn(1, 2, lengths[i], head_dim, dtype=precision) for i in (0, 1, 1))
     check(q, k, v, **options)
 
 
+@BOTH_KERNELS
 @settings(max_examples=25, deadline=None)
 @given(
     length_q=st.integers(1, 400),
@@ -54,12 +62,12 @@ def test_lengths(lengths, options, randn):
     group=st.integers(1, 5),
     causal=st.booleans(),
 )
-def test_any_shape(length_q, length_k, window, group, causal):
+def test_any_shape(length_q, length_k, window, group, causal, head_dim, precision):
     """Catches whatever combination of the above nobody thought of."""
     generator = torch.Generator().manual_seed(length_q * 1000 + length_k)
     device = "cpu" if interpreted() else "cuda"
-    q = torch.randn(1, 2 * group, length_q, 32, generator=generator).to(device)
-    k, v = (torch.randn(1, 2, length_k, 32, generator=generator).to(device) for _ in range(2))
+    q = torch.randn(1, 2 * group, length_q, head_dim, generator=generator).to(device, precision)
+    k, v = (torch.randn(1, 2, length_k, head_dim, generator=generator).to(device, precision) for _ in range(2))
     check(q, k, v, causal=causal, window=window if causal else None)
 
 
@@ -70,25 +78,86 @@ def test_groups(heads, dtype, randn):
     check(q, *(randn(2, heads[1], 50, 64, dtype=dtype) for _ in range(2)), causal=True)
 
 
-def test_scores_below_zero(randn):
+@BOTH_KERNELS
+def test_scores_below_zero(head_dim, precision, randn):
     """Catches a running maximum that starts at 0: with every score near −200 each exp would be 0."""
-    q, k = randn(1, 1, 40, 32).abs(), -randn(1, 1, 300, 32).abs()
-    check(q, k, randn(1, 1, 300, 32), scale=8.0)
+    q, k = randn(1, 1, 40, head_dim, dtype=precision).abs(), -randn(1, 1, 300, head_dim, dtype=precision).abs()
+    check(q, k, randn(1, 1, 300, head_dim, dtype=precision), scale=256 / head_dim)
 
 
-def test_strides(randn):
+@pytest.mark.parametrize("scale", [-0.3, 0.0])
+def test_scale_that_is_not_positive(scale, randn):
+    """Catches a maximum taken before scores are scaled, and −∞ · 0 where they are masked."""
+    q, k, v = (randn(1, 2, 70, 64, dtype=torch.float16) for _ in range(3))
+    check(q, k, v, causal=True, scale=scale)
+
+
+@BOTH_KERNELS
+def test_strides(head_dim, precision, randn):
     """Catches strides mixed up between q, k and v: each has a layout of its own."""
-    q = randn(2, 60, 4, 32).transpose(1, 2)
-    k, v = randn(2, 2, 80, 64)[..., :32], randn(80, 2, 2, 32).permute(1, 2, 0, 3)
+    q = randn(2, 60, 4, head_dim, dtype=precision).transpose(1, 2)
+    k = randn(2, 2, 80, 2 * head_dim, dtype=precision)[..., :head_dim]
+    v = randn(80, 2, 2, head_dim, dtype=precision).permute(1, 2, 0, 3)
     check(q, k, v, causal=True, scale=0.3)
 
 
-def test_neighbours_do_not_leak(randn):
+def test_strides_that_tma_cannot_take(randn):
+    """Catches rows that start anywhere, handed to a kernel whose loads need multiples of 16 bytes."""
+    q, k, v = (randn(1, 2, 40, 67, dtype=torch.float16)[..., 1:65] for _ in range(3))
+    check(q, k, v, causal=True)
+    check(q, *(t[:, :1].expand(1, 2, 40, 64) for t in (k, v)), causal=True)
+
+
+@BOTH_KERNELS
+def test_neighbours_do_not_leak(head_dim, precision, randn):
     """Catches a read across the end of one sequence or head into the next."""
-    q, k, v = randn(2, 2, 33, 32), randn(2, 2, 33, 32), randn(2, 2, 33, 32)
+    q, k, v = (randn(2, 2, 33, head_dim, dtype=precision) for _ in range(3))
     alone = flash_attention(q[:1], k[:1], v[:1], causal=True)
     k[1], v[1] = float("nan"), float("nan")
     assert torch.equal(flash_attention(q, k, v, causal=True)[:1], alone)
+
+
+@BOTH_KERNELS
+@pytest.mark.parametrize("causal", [False, True])
+def test_rows_beyond_the_length_do_not_leak(causal, head_dim, precision, randn):
+    """Catches 0 · NaN: what a cache holds behind its newest token has probability 0, and need not be finite."""
+    q, k, v = (randn(2, 2, 200, head_dim, dtype=precision) for _ in range(3))
+    k[:, :, 131:], v[:, :, 131:] = float("nan"), float("nan")
+    check(q, k[:, :, :131], v[:, :, :131], causal=causal)
+
+
+# (batch, heads, key/value heads, length, head_dim), at a sixteenth of the length where kernels are interpreted.
+REAL = (
+    (2, 8, 2, 4096, 64),
+    (1, 8, 2, 4095, 128),
+    (1, 4, 4, 4097, 64),
+    (2, 3, 1, 127, 128),
+    (2, 2, 2, 1, 64),
+    (1, 2, 1, 16383, 64),
+    (1, 2, 1, 16383, 128),
+    (1, 4, 2, 2047, 80),
+    (1, 4, 2, 2049, 96),
+    (1, 4, 1, 1000, 256),
+)
+
+
+@pytest.mark.parametrize("causal", [False, True])
+@pytest.mark.parametrize("shape", REAL, ids=str)
+def test_as_exact_as_torch(shape, causal, dtype, randn):
+    """Catches sums or a rescaling in 16 bits: the error against float64 is at most 1.5 × that of torch's kernel."""
+    batch, heads, kv_heads, length, head_dim = shape
+    length = -(-length // 16) if interpreted() else length
+    q = randn(batch, heads, length, head_dim, dtype=dtype)
+    k, v = (randn(batch, kv_heads, length, head_dim, dtype=dtype) for _ in range(2))
+    oracle = reference.flash_attention(q.double(), k.double(), v.double(), causal)
+    ours, torchs = (
+        (o.double() - oracle).norm()
+        for o in (
+            flash_attention(q, k, v, causal),
+            torch.nn.functional.scaled_dot_product_attention(q, k, v, is_causal=causal, enable_gqa=True),
+        )
+    )
+    assert ours <= 1.5 * torchs
 
 
 def test_bad_arguments_are_named(randn):
