@@ -94,8 +94,8 @@ def producer(q_desc, k_desc, v_desc, counter_ptr, group, common, CAUSAL: gl.cons
     BLOCK_M: gl.constexpr = GROUP_M * CONSUMERS
     BLOCK_N: gl.constexpr = k_s.shape[3]
     tile = gl.program_id(0)
-    i = 0
-    n = 0
+    i = 0  # tiles of this program so far: phases of tile_s and q_s
+    n = 0  # steps along the keys so far, of all tiles: phases of k_s and v_s
     while tile < num_tiles:
         announce(tile, i, tile_s, barriers)
         batch, head, start_m, first = find_block(tile, sizes, window, CAUSAL, BLOCK_M, BLOCK_N)
@@ -185,6 +185,7 @@ def consumer(w: gl.constexpr, o_desc, qk_scale, common, CAUSAL: gl.constexpr, RE
         row_max = gl.full((GROUP_M,), float("-inf"), gl.float32, ROW)
         row_sum = gl.zeros((GROUP_M,), gl.float32, ROW)
 
+        # The first scores: nothing runs beside them but the other consumers.
         mbarrier.wait(q_full.index(w), i & 1)
         slot = n % STAGES
         mbarrier.wait(k_full.index(slot), n // STAGES & 1)
@@ -203,19 +204,22 @@ def consumer(w: gl.constexpr, o_desc, qk_scale, common, CAUSAL: gl.constexpr, RE
             slot = n % STAGES
             mbarrier.wait(k_full.index(slot), n // STAGES & 1)
             k = k_s.index(slot).reshape((BLOCK_N, BLOCK_D))
+            # Two products under way: the next scores, and the present p · v behind them.
             scores = warpgroup_mma(q, k.permute((1, 0)), zeros, use_acc=False, is_async=True)
             mbarrier.wait(v_full.index(v_slot), v_parity)
             v = v_s.index(v_slot).reshape((BLOCK_N, BLOCK_D))
             acc = warpgroup_mma(p, v, acc, is_async=True)
-            scores = warpgroup_mma_wait(1, deps=[scores])  # one may still be under way: P·V
+            scores = warpgroup_mma_wait(1, deps=[scores])  # the later one, p · v, goes on beside the softmax
             mbarrier.arrive(k_empty.index(slot))
             p, row_max, row_sum, rescale = softmax(
                 scores, row_max, row_sum, start_m, first + j * BLOCK_N, sizes, window, qk_scale, CAUSAL
             )
             acc = warpgroup_mma_wait(0, deps=[acc])
             mbarrier.arrive(v_empty.index(v_slot))
+            # p · v was made with the old maximum, like all that acc has.
             acc = acc * gl.convert_layout(rescale, O_ROW)[:, None]
             p = gl.convert_layout(p.to(dtype), P_LAYOUT)
+        # The next q may come; unless its place is needed for o.
         if not REUSE_Q:
             mbarrier.arrive(q_empty.index(w))
         mbarrier.wait(v_full.index(slot), n // STAGES & 1)
@@ -225,7 +229,7 @@ def consumer(w: gl.constexpr, o_desc, qk_scale, common, CAUSAL: gl.constexpr, RE
         acc = warpgroup_mma_wait(0, deps=[acc])
         mbarrier.arrive(v_empty.index(slot))
         n += 1
-        # Keys that only the other consumers' queries see.
+        # Keys that only the other consumers' queries see: let go of them unread.
         for _j in range(needed, count):
             slot = n % STAGES
             mbarrier.wait(k_full.index(slot), n // STAGES & 1)
@@ -240,9 +244,10 @@ def consumer(w: gl.constexpr, o_desc, qk_scale, common, CAUSAL: gl.constexpr, RE
             lse_ptrs = lse_ptr + (batch * sizes[0] + head).to(gl.int64) * sizes[3] + offs_m
             gl.store(lse_ptrs, lse, mask=offs_m < sizes[3])
         row_sum = gl.convert_layout(row_sum, O_ROW)
+        # A query that saw no key has sum 0 and acc 0.
         acc = acc / gl.where(row_sum == 0.0, 1.0, row_sum)[:, None]
         o_s.index(w).reshape((GROUP_M, BLOCK_D)).store(acc.to(dtype))
-        fence_async_shared()
+        fence_async_shared()  # what threads wrote must be seen by TMA
         tma.async_copy_shared_to_global(o_desc, [batch, head, start_m, 0], o_s.index(w))
         if REUSE_Q:
             tma.store_wait(0)

@@ -281,17 +281,20 @@ def flash_attention(length_q: int, length_k: int, head_dim: int, q: torch.Tensor
         M, N, warps, stages = {
             16: (64, 32, 4, 2),
             32: (64, 32, 4, 2),
-            64: (64, 32, 8, 2),
+            64: (64, 16, 8, 2),
             128: (32, 16, 8, 1),
             256: (16, 16, 8, 1),
         }[BLOCK_D]
     else:
+        arch = capability(q.device)
+        # sm_75 and AMD have too little shared memory for three stages; sm_120 would spill with more queries.
+        small = (64 if arch == (12, 0) else 128, 64, 4, 3 if (8, 0) <= arch <= (9, 0) else 2)
         M, N, warps, stages = {
-            16: (128, 64, 4, 2),
-            32: (128, 64, 4, 2),
-            64: (128, 64, 4, 2),
-            # sm_86 and sm_89 would spill under the tile that the others have.
-            128: (64, 64, 8, 2) if capability(q.device) in ((8, 6), (8, 9)) else (64, 32, 4, 2),
+            16: small,
+            32: small,
+            64: small,
+            # What sm_90 takes would spill on the others; on sm_86 and sm_89 what these take would, too.
+            128: {(9, 0): (64, 64, 4, 3), (8, 6): (64, 64, 8, 2), (8, 9): (64, 64, 8, 2)}.get(arch, (64, 32, 4, 2)),
             256: (32, 32, 4, 1),
         }[BLOCK_D]
     return {"BLOCK_M": M, "BLOCK_N": N, "BLOCK_D": BLOCK_D, "num_warps": warps, "num_stages": stages}

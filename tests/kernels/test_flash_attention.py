@@ -133,8 +133,8 @@ REAL = (
     (1, 4, 4, 4097, 64),
     (2, 3, 1, 127, 128),
     (2, 2, 2, 1, 64),
-    (1, 2, 1, 16383, 64),
-    (1, 2, 1, 16383, 128),
+    (1, 1, 1, 16383, 64),
+    (1, 1, 1, 16383, 128),
     (1, 4, 2, 2047, 80),
     (1, 4, 2, 2049, 96),
     (1, 4, 1, 1000, 256),
@@ -149,7 +149,10 @@ def test_as_exact_as_torch(shape, causal, dtype, randn):
     length = -(-length // 16) if interpreted() else length
     q = randn(batch, heads, length, head_dim, dtype=dtype)
     k, v = (randn(batch, kv_heads, length, head_dim, dtype=dtype) for _ in range(2))
-    oracle = reference.flash_attention(q.double(), k.double(), v.double(), causal)
+    oracle = torch.empty_like(q, dtype=torch.float64)
+    for h in range(heads):  # a head's scores at a time: in float64 all of them would fill a GPU
+        one = (q[:, h, None], k[:, h * kv_heads // heads, None], v[:, h * kv_heads // heads, None])
+        oracle[:, h, None] = reference.flash_attention(*(t.double() for t in one), causal)
     ours, torchs = (
         (o.double() - oracle).norm()
         for o in (
