@@ -78,7 +78,11 @@ def attend(
         rescale = tl.exp2(row_max - shift)
         row_sum = row_sum * rescale + tl.sum(p, axis=1)
         v = tl.load(v_ptrs, mask=mask, other=0.0)
-        acc = tl.dot(p.to(v.dtype), v, acc * rescale[:, None], input_precision="ieee")
+        if v.dtype == tl.float32:
+            # The tile's own sum first: acc is rounded once a tile, where the dot would round it at every key.
+            acc = tl.fma(acc, rescale[:, None], tl.dot(p, v, input_precision="ieee"))
+        else:
+            acc = tl.dot(p.to(v.dtype), v, acc * rescale[:, None])
         row_max = new_max
         k_ptrs += BLOCK_N * k_row_stride
         v_ptrs += BLOCK_N * v_row_stride
