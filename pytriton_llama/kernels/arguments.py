@@ -112,11 +112,13 @@ def takes_tma(x: torch.Tensor) -> bool:
 
 def takes_gluon(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> bool:
     """Whether ``flash_attention_hopper.py`` can take these (batch, heads, length, head_dim) tensors: 16 bits, strides
-    that TMA can step along, at least one key. A head_dim up to 32 would leave half of its tiles empty."""
+    that TMA can step along, at least one key. A head_dim up to 32 would leave half of its tiles empty; o is packed, so
+    that TMA can step along it only if head_dim is a multiple of 8."""
     return (
         q.element_size() == 2
         and has_gluon(q.device)
         and q.shape[3] > 32
+        and q.shape[3] % 8 == 0
         and k.shape[2] > 0
         and all(t.data_ptr() % 16 == 0 and all(n > 0 and n % 8 == 0 for n in t.stride()[:3]) for t in (q, k, v))
     )

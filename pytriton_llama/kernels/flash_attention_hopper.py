@@ -3,16 +3,21 @@
 The mathematics and the names are ``flash_attention.py``'s. What decides the speed here is who waits for whom: the
 tensor cores must not stand still while a softmax is computed. So
 
-* one warp, the producer, does nothing but fetch: TMA brings queries, keys and values into rings of shared memory, a
+* one warp, the producer, does nothing but fetch: TMA brings queries, and rings of keys and values, to shared memory, a
   step or two before their use, and across from one block of queries to the next;
 * two or three consumers, groups of four warps, own 64 queries each. A consumer starts Q·Kᵀ of the next keys together
   with P·V of the present ones, and computes the next softmax while P·V still runs; besides, the consumers are not in
   step, so that one's softmax runs beside another's products;
 * a program stays on its multiprocessor and takes block after block of queries from a counter.
 
-A ring's slot has two barriers: ``full`` and ``empty``. Its n-th user waits for their phase n // STAGES, which is known
-by its parity: a wait for parity p returns once the phase with that parity has ended; before the first phase, that of
-parity 1 counts as ended.
+A ring's slot has two barriers: ``full`` and ``empty``. Step n uses slot n % STAGES. Its consumers wait until phase
+n // STAGES of ``full`` has ended, its producer until the phase before that of ``empty`` has. A phase is known by its
+parity, which is enough: no side can be two phases ahead of the other. Before the first phase, parity 1 counts as ended.
+A consumer's queries, and the number of the block that is announced, have one place instead of a ring; their phase is i,
+the number of blocks that the program has done.
+
+One thread arrives for its whole group. Triton puts a barrier of the group in front, so that no warp of it still waits;
+``tests/kernels/test_ahead_of_time.py`` looks for these.
 
 Shah et al., "FlashAttention-3", 2024 (arXiv:2407.08608).
 """
@@ -36,7 +41,7 @@ GROUP_M = gl.constexpr(64)  # queries of a consumer: the rows of a warp group's 
 
 @gluon.jit
 def find_block(tile, sizes, window, CAUSAL: gl.constexpr, BLOCK_M: gl.constexpr, BLOCK_N: gl.constexpr):
-    """Batch, head, first query and first key of a tile.
+    """Batch, head, first query and first key of the block of queries with this number.
 
     Heads come in sections, whose keys and values fit into the L2 cache together. Within a section the blocks of
     queries that see most keys come first: a long one that starts last would be waited for.
@@ -46,7 +51,7 @@ def find_block(tile, sizes, window, CAUSAL: gl.constexpr, BLOCK_M: gl.constexpr,
     first_head = tile // (section * num_pid_m) * section
     section = gl.minimum(section, batch_heads - first_head)
     tile -= first_head * num_pid_m
-    head = first_head + tile % section
+    head = first_head + tile % section  # counted through all batches
     pid_m = tile // section
     if CAUSAL:
         pid_m = num_pid_m - 1 - pid_m
@@ -68,24 +73,26 @@ def count_tiles(first, stop_m, sizes, CAUSAL: gl.constexpr, BLOCK_N: gl.constexp
 
 @gluon.jit
 def announce(tile, i, tile_s, barriers):
-    """The producer tells the consumers which tile is the i-th of this program."""
-    mbarrier.wait(barriers[1], (i & 1) ^ 1)
+    """The producer tells the consumers which block of queries is the i-th of this program."""
+    full, empty = barriers[0], barriers[1]
+    mbarrier.wait(empty, (i & 1) ^ 1)
     tile_s.store(gl.full((1,), tile, gl.int32, gl.BlockedLayout([1], [32], [gl.num_warps()], [0])))
-    mbarrier.arrive(barriers[0])
+    mbarrier.arrive(full)
 
 
 @gluon.jit
 def take_tile(tile_s, barriers, i):
     """What the producer announced."""
-    mbarrier.wait(barriers[0], i & 1)
+    full, empty = barriers[0], barriers[1]
+    mbarrier.wait(full, i & 1)
     tile = gl.max(tile_s.load(gl.BlockedLayout([1], [32], [gl.num_warps()], [0])), 0)
-    mbarrier.arrive(barriers[1])
+    mbarrier.arrive(empty)
     return tile
 
 
 @gluon.jit
 def producer(q_desc, k_desc, v_desc, counter_ptr, group, common, CAUSAL: gl.constexpr):
-    """Announce tiles and fetch what they need."""
+    """Announce blocks and fetch what they need."""
     _, buffers, barriers, sizes, window, num_tiles = common
     q_s, k_s, v_s, _, tile_s = buffers
     _, _, q_full, q_empty, k_full, k_empty, v_full, v_empty = barriers
@@ -94,12 +101,13 @@ def producer(q_desc, k_desc, v_desc, counter_ptr, group, common, CAUSAL: gl.cons
     BLOCK_M: gl.constexpr = GROUP_M * CONSUMERS
     BLOCK_N: gl.constexpr = k_s.shape[3]
     tile = gl.program_id(0)
-    i = 0  # tiles of this program so far: phases of tile_s and q_s
-    n = 0  # steps along the keys so far, of all tiles: phases of k_s and v_s
+    i = 0  # blocks of this program so far: phases of tile_s and q_s
+    n = 0  # steps along the keys so far, of all blocks: phases of k_s and v_s
     while tile < num_tiles:
         announce(tile, i, tile_s, barriers)
         batch, head, start_m, first = find_block(tile, sizes, window, CAUSAL, BLOCK_M, BLOCK_N)
         for w in gl.static_range(CONSUMERS):
+            # Not before this consumer has done with its last q (REUSE_Q: before its o has left the same place).
             mbarrier.wait(q_empty.index(w), (i & 1) ^ 1)
             mbarrier.expect(q_full.index(w), q_desc.block_type.nbytes)
             tma.async_copy_global_to_shared(
@@ -107,8 +115,9 @@ def producer(q_desc, k_desc, v_desc, counter_ptr, group, common, CAUSAL: gl.cons
             )
         for j in range(0, count_tiles(first, start_m + BLOCK_M, sizes, CAUSAL, BLOCK_N)):
             slot = n % STAGES
-            parity = (n // STAGES & 1) ^ 1
+            parity = (n // STAGES & 1) ^ 1  # of the phase before: what was in the slot has been used
             at = [batch, head // group, first + j * BLOCK_N, 0]
+            # Say how many bytes come, then let TMA bring them; what lies outside of k comes as zeros.
             mbarrier.wait(k_empty.index(slot), parity)
             mbarrier.expect(k_full.index(slot), k_desc.block_type.nbytes)
             tma.async_copy_global_to_shared(k_desc, at, k_full.index(slot), k_s.index(slot))
@@ -116,7 +125,7 @@ def producer(q_desc, k_desc, v_desc, counter_ptr, group, common, CAUSAL: gl.cons
             mbarrier.expect(v_full.index(slot), v_desc.block_type.nbytes)
             tma.async_copy_global_to_shared(v_desc, at, v_full.index(slot), v_s.index(slot))
             n += 1
-        # The ring is full now: what the counter takes to answer costs nobody anything.
+        # Fetches are on their way: the consumers are busy while the counter answers.
         tile = gl.num_programs(0) + gl.atomic_add(counter_ptr, 1)
         i += 1
     announce(tile, i, tile_s, barriers)  # one past the last: there is nothing more to do
@@ -130,6 +139,7 @@ def softmax(scores, row_max, row_sum, start_m, start_n, sizes, window, qk_scale,
     BLOCK_N: gl.constexpr = scores.shape[1]
     length_q, length_k = sizes[3], sizes[4]
     offset = length_k - length_q
+    # Keys before full_stop are seen by all of the consumer's queries, as far as the diagonal goes.
     full_stop = length_k
     if CAUSAL:
         full_stop = gl.minimum(length_k, start_m + 1 + offset)
@@ -148,6 +158,7 @@ def softmax(scores, row_max, row_sum, start_m, start_n, sizes, window, qk_scale,
             seen = seen & (keys[None, :] > positions[:, None] - window)
         scores = gl.where(seen, scores, float("-inf"))
     new_max = gl.maximum(row_max, gl.max(scores, 1))
+    # A query that has seen nothing yet has no maximum to shift by; −inf − (−inf) would be NaN.
     shift = gl.where(new_max == float("-inf"), 0.0, new_max * qk_scale)
     p = gl.exp2(scores * qk_scale - shift[:, None])
     rescale = gl.exp2(row_max * qk_scale - shift)
@@ -165,6 +176,7 @@ def consumer(w: gl.constexpr, o_desc, qk_scale, common, CAUSAL: gl.constexpr, RE
     BLOCK_M: gl.constexpr = GROUP_M * CONSUMERS
     BLOCK_N: gl.constexpr = k_s.shape[3]
     BLOCK_D: gl.constexpr = k_s.shape[4]
+    # How the four warps hold a product: 16 rows each. p must lie as the left factor of p · v.
     S_LAYOUT: gl.constexpr = gl.NVMMADistributedLayout([3, 0], [4, 1], [16, BLOCK_N, 16])
     O_LAYOUT: gl.constexpr = gl.NVMMADistributedLayout([3, 0], [4, 1], [16, BLOCK_D, 16])
     P_LAYOUT: gl.constexpr = gl.DotOperandLayout(0, O_LAYOUT, 2)
@@ -178,14 +190,14 @@ def consumer(w: gl.constexpr, o_desc, qk_scale, common, CAUSAL: gl.constexpr, RE
     tile = take_tile(tile_s, barriers, i)
     while tile < num_tiles:
         batch, head, start_m, first = find_block(tile, sizes, window, CAUSAL, BLOCK_M, BLOCK_N)
-        count = count_tiles(first, start_m + BLOCK_M, sizes, CAUSAL, BLOCK_N)
+        count = count_tiles(first, start_m + BLOCK_M, sizes, CAUSAL, BLOCK_N)  # what the producer brings
         start_m += w * GROUP_M
-        needed = count_tiles(first, start_m + GROUP_M, sizes, CAUSAL, BLOCK_N)
+        needed = count_tiles(first, start_m + GROUP_M, sizes, CAUSAL, BLOCK_N)  # what these queries see
         acc = gl.zeros((GROUP_M, BLOCK_D), gl.float32, O_LAYOUT)
         row_max = gl.full((GROUP_M,), float("-inf"), gl.float32, ROW)
         row_sum = gl.zeros((GROUP_M,), gl.float32, ROW)
 
-        # The first scores: nothing runs beside them but the other consumers.
+        # The first scores: of this consumer, nothing runs beside them.
         mbarrier.wait(q_full.index(w), i & 1)
         slot = n % STAGES
         mbarrier.wait(k_full.index(slot), n // STAGES & 1)
@@ -222,6 +234,7 @@ def consumer(w: gl.constexpr, o_desc, qk_scale, common, CAUSAL: gl.constexpr, RE
         # The next q may come; unless its place is needed for o.
         if not REUSE_Q:
             mbarrier.arrive(q_empty.index(w))
+        # The last p · v.
         mbarrier.wait(v_full.index(slot), n // STAGES & 1)
         v = v_s.index(slot).reshape((BLOCK_N, BLOCK_D))
         acc = warpgroup_mma(p, v, acc, is_async=True)
@@ -239,6 +252,7 @@ def consumer(w: gl.constexpr, o_desc, qk_scale, common, CAUSAL: gl.constexpr, RE
             n += 1
 
         if lse_ptr is not None:
+            # To the natural logarithm: · ln 2. log2 0 = −inf is the empty row's.
             lse = (row_max * qk_scale + gl.log2(row_sum)) * 0.6931471805599453
             offs_m = start_m + gl.arange(0, GROUP_M, ROW)
             lse_ptrs = lse_ptr + (batch * sizes[0] + head).to(gl.int64) * sizes[3] + offs_m
@@ -249,17 +263,18 @@ def consumer(w: gl.constexpr, o_desc, qk_scale, common, CAUSAL: gl.constexpr, RE
         o_s.index(w).reshape((GROUP_M, BLOCK_D)).store(acc.to(dtype))
         fence_async_shared()  # what threads wrote must be seen by TMA
         tma.async_copy_shared_to_global(o_desc, [batch, head, start_m, 0], o_s.index(w))
+        # Where o lies in q's place, the next q may come only when TMA has read it.
         if REUSE_Q:
             tma.store_wait(0)
             mbarrier.arrive(q_empty.index(w))
         i += 1
         tile = take_tile(tile_s, barriers, i)
-    tma.store_wait(0)
+    tma.store_wait(0)  # shared memory must outlive the last store's reading
 
 
 @gluon.jit
 def make_barriers(NUM: gl.constexpr, COUNT: gl.constexpr):
-    """NUM barriers, each of whose phases ends at the COUNT-th arrival."""
+    """NUM barriers; a phase ends when COUNT have arrived and all bytes that were announced have come."""
     barriers = gl.allocate_shared_memory(gl.int64, [NUM, 1], mbarrier.MBarrierLayout())
     for i in gl.static_range(NUM):
         mbarrier.init(barriers.index(i), count=COUNT)
@@ -297,7 +312,8 @@ def flash_attention_hopper_kernel(
     if not REUSE_Q:
         o_s = gl.allocate_shared_memory(o_desc.dtype, [CONSUMERS, 1, 1, GROUP_M, BLOCK_D], o_desc.layout)
     tile_s = gl.allocate_shared_memory(gl.int32, [1], gl.SwizzledSharedLayout(1, 1, 1, [0]))
-    # In pairs of full and empty: one arrival, the producer's or TMA's, fills a slot; every user must leave it.
+    # Full and empty, of the block's number, q, k and v. Full takes one arrival, the producer's (``expect`` is one, and
+    # says how many bytes TMA must bring); empty takes one of each user: a q has one, the others all consumers.
     barriers = (
         make_barriers(1, 1).index(0),
         make_barriers(1, CONSUMERS).index(0),
@@ -308,7 +324,7 @@ def flash_attention_hopper_kernel(
         make_barriers(STAGES, 1),
         make_barriers(STAGES, CONSUMERS),
     )
-    fence_async_shared()
+    fence_async_shared()  # TMA must see the barriers as they were made
     sizes = (num_heads, batch_heads, section, length_q, length_k)
     num_tiles = gl.cdiv(length_q, GROUP_M * CONSUMERS) * batch_heads
     buffers = (q_s, k_s, v_s, o_s, tile_s)

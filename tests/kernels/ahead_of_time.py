@@ -92,7 +92,22 @@ def compile_launch(function: JITFunction, args: tuple, kwargs: dict, target: str
         compiled = triton.compile(source, target=GPUTarget("hip", target, 64), options=options)
         return {"shared": compiled.metadata.shared, "stack": 0}
     compiled = triton.compile(source, target=GPUTarget("cuda", int(target[3:]), 32), options=options)
-    return {"shared": compiled.metadata.shared, "stack": stack_bytes(compiled.asm["cubin"])}
+    return {
+        "shared": compiled.metadata.shared,
+        "stack": stack_bytes(compiled.asm["cubin"]),
+        "early": early_arrivals(compiled.asm["ptx"]),
+    }
+
+
+def early_arrivals(ptx: str) -> int:
+    """Arrivals at a barrier in shared memory, by one thread for its group, before the group's warps have met after a
+    wait: another warp may still be waiting, for a phase that is over before it looks."""
+    steps = re.findall(r"mbarrier\.try_wait|bar\.sync|barrier\.sync|bar\.warp\.sync|mbarrier\.arrive\.shared", ptx)
+    early, met = 0, True
+    for step in steps:
+        early += step == "mbarrier.arrive.shared" and not met
+        met = "sync" in step if step != "mbarrier.arrive.shared" else met
+    return early
 
 
 def stack_bytes(cubin: bytes) -> int:

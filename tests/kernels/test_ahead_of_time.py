@@ -24,11 +24,13 @@ def run(*arguments: str) -> list[dict]:
 )
 def test_compiles_and_fits(target):
     """Catches what only the compiler refuses (an argument that is 1 is a constant to it), a tile that asks for more
-    shared memory than the card has, which compiling alone does not notice, and from sm_80 on registers that spill."""
+    shared memory than the card has, which compiling alone does not notice, from sm_80 on registers that spill, and a
+    group of warps that leaves a slot while one of them still waits for it."""
     kernels = run("compile", target)
     assert len(kernels) > 100
     assert [k for k in kernels if "error" in k] == []
     assert [k for k in kernels if k["shared"] > k["limit"]] == []
+    assert [k for k in kernels if k.get("early")] == []
     # A frame of 8 bytes is the compiler's own; anything larger holds registers that did not fit.
     # The Gluon kernel fills its registers to the last: parts of a mask and what waits for the end do not fit.
     allowed = {"flash_attention_hopper_kernel": 64}
