@@ -71,6 +71,20 @@ def load(
     return tensors
 
 
+def random(config: LlamaConfig, device: str | torch.device, dtype: torch.dtype, seed: int) -> dict[str, torch.Tensor]:
+    """Tensors of ``expected_shapes(config)`` as an untrained model has them: norms 1, biases 0, all else normal with a
+    standard deviation of 0.02. The same seed gives the same numbers on the same kind of device."""
+    generator = torch.Generator(device).manual_seed(seed)
+    tensors = {}
+    for name, shape in expected_shapes(config).items():
+        tensor = torch.empty(shape, device=device, dtype=dtype)
+        if len(shape) == 1:
+            tensors[name] = tensor.fill_(0.0 if name.endswith("bias") else 1.0)
+        else:
+            tensors[name] = tensor.normal_(0.0, 0.02, generator=generator)
+    return tensors
+
+
 def _files(folder: Path) -> list[Path]:
     if (folder / _SINGLE).exists():
         return [folder / _SINGLE]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -13,11 +14,12 @@ from pytriton_llama import reference
 from pytriton_llama.errors import LlamaError
 from pytriton_llama.llama import checkpoint, tokenizer
 from pytriton_llama.llama.cache import KVCache
-from pytriton_llama.llama.config import LlamaConfig
+from pytriton_llama.llama.config import LlamaConfig, read_json
 from pytriton_llama.llama.device import choose
 from pytriton_llama.llama.fetch import resolve
 from pytriton_llama.llama.model import LlamaModel
 from pytriton_llama.llama.sampling import Sampling
+from pytriton_llama.llama.shapes import SHAPES
 
 Prompt = str | list[int]
 
@@ -27,41 +29,44 @@ class Generation:
     """A finished answer.
 
     Attributes:
-        text: ``token_ids`` decoded, without control tokens.
+        text: ``token_ids`` decoded, without control tokens; None where the model has no tokenizer.
         token_ids: the new tokens, without the one that ended the text.
         finish_reason: "stop" (the model ended its text) or "length" (``max_new_tokens``, or the context is full).
     """
 
-    text: str
+    text: str | None
     token_ids: list[int]
     finish_reason: str
 
 
-class Stream(Iterator[str]):
-    """Pieces of text as they are made; joined they are the text. ``close()`` ends it early.
+class Stream(Iterator[Any]):
+    """Pieces of text as they are made; joined they are the text. Token ids where the model has no tokenizer.
+    ``close()`` ends it early.
 
     Attributes:
         token_ids: the tokens made so far.
         finish_reason: None until the stream has ended, then as :class:`Generation`'s.
     """
 
-    def __init__(self, steps: Iterator[list[Step]], decoder: tokenizer.Stream) -> None:
+    def __init__(self, steps: Iterator[list[Step]], decoder: tokenizer.Stream | None) -> None:
         self.token_ids: list[int] = []
         self.finish_reason: str | None = None
         self._steps = steps
         self._pieces = self._decode(decoder)
 
-    def _decode(self, decoder: tokenizer.Stream) -> Iterator[str]:
+    def _decode(self, decoder: tokenizer.Stream | None) -> Iterator[str | int]:
         for ((_, token_id, finish_reason),) in self._steps:
             if token_id is not None:
                 self.token_ids.append(token_id)
-                if piece := decoder.step(token_id):
+                if decoder is None:
+                    yield token_id
+                elif piece := decoder.step(token_id):
                     yield piece
             self.finish_reason = finish_reason
-        if piece := decoder.flush():
+        if decoder is not None and (piece := decoder.flush()):
             yield piece
 
-    def __next__(self) -> str:
+    def __next__(self) -> str | int:
         return next(self._pieces)
 
     def close(self) -> None:
@@ -73,10 +78,11 @@ Step = tuple[int, int | None, str | None]
 
 
 class Llama:
-    """A Llama with its tokenizer, ready to generate. Made by :meth:`from_pretrained`."""
+    """A Llama with its tokenizer, ready to generate. Made by :meth:`from_pretrained`, or by :meth:`from_config` with
+    random weights and no tokenizer."""
 
-    def __init__(self, model: LlamaModel, tokenizer: tokenizer.Tokenizer) -> None:
-        self.model, self.tokenizer = model, tokenizer
+    def __init__(self, model: LlamaModel, tokenizer: tokenizer.Tokenizer | None) -> None:
+        self.model, self._tokenizer = model, tokenizer
 
     @classmethod
     def from_pretrained(
@@ -108,9 +114,43 @@ class Llama:
         ops = triton_kernels if placement.kernels == "triton" else reference
         return cls(LlamaModel(config, weights, ops), tokenizer.load(folder, config))
 
+    @classmethod
+    def from_config(
+        cls,
+        config: dict[str, Any] | str | Path,
+        device: str | None = None,
+        dtype: str | torch.dtype | None = None,
+        kernels: str = "auto",
+        seed: int = 0,
+    ) -> Llama:
+        """A model of the given shape with random weights: for measuring, not for reading. It takes and gives token ids.
+
+        Args:
+            config: what a ``config.json`` says, the path of one or of its folder, or a shape's name: "llama-3.2-1b",
+                "llama-3.1-8b".
+            device, dtype, kernels: as :meth:`from_pretrained`'s.
+            seed: of the weights.
+
+        Raises:
+            LlamaError: an unknown name, a config that is missing, broken or no Llama's; a device or dtype that cannot
+                be had.
+        """
+        placement = choose(device, dtype, kernels)
+        shape = LlamaConfig.from_dict(config if isinstance(config, dict) else _config_values(config))
+        weights = checkpoint.random(shape, placement.device, placement.dtype, seed)
+        ops = triton_kernels if placement.kernels == "triton" else reference
+        return cls(LlamaModel(shape, weights, ops), None)
+
     @property
     def config(self) -> LlamaConfig:
         return self.model.config
+
+    @property
+    def tokenizer(self) -> tokenizer.Tokenizer:
+        """Raises :class:`LlamaError` where the model has none."""
+        if self._tokenizer is None:
+            raise LlamaError("a model made from a config has no tokenizer: give it token ids")
+        return self._tokenizer
 
     def logits(self, token_ids: list[int]) -> torch.Tensor:
         """float32 (length, vocab_size): row i scores what follows token i."""
@@ -151,7 +191,8 @@ class Llama:
                 if token_id is not None:
                     made[index].append(token_id)
                 reasons[index] = finish_reason or ""
-        done = [Generation(self.tokenizer.decode(t), t, r) for t, r in zip(made, reasons, strict=True)]
+        decode = self._tokenizer.decode if self._tokenizer else lambda _: None
+        done = [Generation(decode(t), t, r) for t, r in zip(made, reasons, strict=True)]
         return done[0] if one else done
 
     def stream(
@@ -165,7 +206,7 @@ class Llama:
     ) -> Stream:
         """:meth:`generate` for one prompt, yielding text as it is made."""
         steps = self._steps([self._encode(prompt)], max_new_tokens, Sampling(temperature, top_k, top_p), seed)
-        return Stream(steps, self.tokenizer.stream())
+        return Stream(steps, self._tokenizer.stream() if self._tokenizer else None)
 
     def chat(self, messages: str | list[dict[str, str]], **options) -> Generation:
         """The assistant's answer to a conversation; options as :meth:`generate`'s.
@@ -235,3 +276,12 @@ class Llama:
             if not running:
                 return
             logits = model.decode(torch.tensor(tokens, device=model.device), cache)
+
+
+def _config_values(name_or_path: str | Path) -> dict[str, Any]:
+    if str(name_or_path) in SHAPES:
+        return SHAPES[str(name_or_path)]
+    path = Path(name_or_path)
+    if not path.exists():
+        raise LlamaError(f"config: {name_or_path} is neither a file nor a folder, nor one of {', '.join(SHAPES)}")
+    return read_json(path / "config.json" if path.is_dir() else path)

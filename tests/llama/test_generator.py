@@ -1,9 +1,15 @@
+import json
+import math
+
 import pytest
 import torch
 
 from pytriton_llama import Llama, interpreter
 from pytriton_llama.errors import LlamaError
+from pytriton_llama.llama import checkpoint
+from pytriton_llama.llama.config import LlamaConfig
 from pytriton_llama.llama.device import choose
+from pytriton_llama.llama.shapes import SHAPES
 from pytriton_llama.runtime import interpreted
 
 
@@ -107,3 +113,42 @@ def test_placement():
     else:
         with pytest.warns(UserWarning, match="torch"):
             assert choose("cpu", None, "auto").kernels == "torch"
+
+
+TINY = {
+    "model_type": "llama",
+    "vocab_size": 97,
+    "hidden_size": 64,
+    "intermediate_size": 96,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "eos_token_id": [],
+}
+
+
+def test_a_model_of_random_weights_speaks_in_token_ids(tmp_path):
+    """Catches a seed that is ignored, weights that differ between both kinds of kernels, and a model that asks for a
+    tokenizer it has not got."""
+    (tmp_path / "config.json").write_text(json.dumps(TINY))
+    llama = Llama.from_config(TINY, dtype="float32", kernels="torch", seed=3)
+    answer = llama.generate([5, 6, 7], max_new_tokens=6)
+    assert answer.text is None and len(answer.token_ids) == 6 and answer.finish_reason == "length"
+    assert list(llama.stream([5, 6, 7], max_new_tokens=6)) == answer.token_ids
+    for path in (tmp_path, tmp_path / "config.json"):
+        again = Llama.from_config(path, dtype="float32", seed=3)
+        assert again.generate([5, 6, 7], max_new_tokens=6) == answer
+    other = Llama.from_config(TINY, dtype="float32", kernels="torch", seed=4)
+    assert not torch.equal(other.logits([5, 6, 7]), llama.logits([5, 6, 7]))
+    for call in (lambda: llama.generate("text"), lambda: llama.chat("text"), lambda: llama.stream("text")):
+        with pytest.raises(LlamaError, match="no tokenizer"):
+            call()
+
+
+def test_shapes_have_the_published_sizes():
+    """Catches a wrong width: parameters are 1,235,814,400 and 8,030,261,248 by the model cards."""
+    for name, parameters in (("llama-3.2-1b", 1_235_814_400), ("llama-3.1-8b", 8_030_261_248)):
+        shapes = checkpoint.expected_shapes(LlamaConfig.from_dict(SHAPES[name])).values()
+        assert sum(math.prod(shape) for shape in shapes) == parameters
+    with pytest.raises(LlamaError, match="nor one of llama"):
+        Llama.from_config("llama-5")
