@@ -67,10 +67,11 @@ def fused_ffn(
     return (y if residual is None else y + wide_residual).to(x.dtype)
 
 
-def philox_uniform(seed: int, n: int) -> torch.Tensor:
-    """float32 uniform in [0, 1) for the counters 0 … n − 1: Philox4x32-10 (Salmon et al., 2011), as ``tl.rand``."""
+def philox_uniform(seed: int, n: int, second: int = 0) -> torch.Tensor:
+    """float32 uniform in [0, 1) for the counters (0 … n − 1, second): Philox4x32-10 (Salmon et al., 2011), as
+    ``tl.rand``."""
     word = 0xFFFFFFFF
-    c0, c1, c2, c3 = torch.arange(n), *(torch.zeros(n, dtype=torch.int64) for _ in range(3))
+    c0, c1, c2, c3 = torch.arange(n), torch.full((n,), second), *(torch.zeros(n, dtype=torch.int64) for _ in range(2))
     key0, key1 = seed & word, (seed >> 32) & word
 
     def multiply(constant: int, c: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -131,10 +132,45 @@ def _some_row_is_empty(scores: torch.Tensor) -> bool:
     return bool((scores == float("-inf")).all(-1).any())
 
 
-def flash_decoding(q, k_cache, v_cache, lengths, scale=None, window=None) -> torch.Tensor:
+def flash_decoding(q, k_cache, v_cache, lengths, scale=None, window=None, after_qkv=False) -> torch.Tensor:
     o = torch.zeros_like(q)
     for b, length in enumerate(lengths.tolist()):
         first = 0 if window is None else max(0, length - window)
         keys, values = k_cache[b : b + 1, :, first:length], v_cache[b : b + 1, :, first:length]
         o[b] = flash_attention(q[b : b + 1, :, None], keys, values, scale=scale)[0, :, 0]
     return o
+
+
+def decode_linear(x, weight, bias=None, norm_weight=None, eps=1e-6, residual=None, up_weight=None) -> torch.Tensor:
+    n = x if norm_weight is None else rms_norm(x, norm_weight, eps)
+    if up_weight is None:
+        return linear(n, weight, bias, residual=residual)
+    y = swiglu(n, weight, up_weight)
+    return y if residual is None else y + residual
+
+
+def decode_qkv(x, weight, bias, norm_weight, eps, cos, sin, lengths, k_cache, v_cache) -> torch.Tensor:
+    kv_heads, head_dim = k_cache.shape[1], k_cache.shape[3]
+    heads = weight.shape[0] // head_dim - 2 * kv_heads
+    qkv = linear(rms_norm(x, norm_weight, eps), weight, bias).unflatten(-1, (-1, 1, head_dim))
+    q, k, v = qkv.split((heads, kv_heads, kv_heads), dim=1)
+    sequences = torch.arange(len(x), device=x.device)[lengths > 0]
+    positions = (lengths.long() - 1).clamp(min=0)
+    q, k = rotary_embedding(q, k, cos[positions][:, None], sin[positions][:, None])
+    k_cache[sequences, :, positions[sequences]] = k[sequences, :, 0]
+    v_cache[sequences, :, positions[sequences]] = v[sequences, :, 0]
+    return q[:, :, 0]
+
+
+def next_token(logits, temperature, seeds, lengths, limits, running, stop_tokens, tokens, steps, embedding, x) -> None:
+    scores = logits.float()
+    for b in (temperature > 0).nonzero().flatten().tolist():
+        noise = philox_uniform(int(seeds[b]), logits.shape[1], int(lengths[b])).to(scores.device)
+        scores[b] = scores[b] / temperature[b] - torch.log(-torch.log(noise))
+    chosen = scores.argmax(-1)
+    row = int(steps[0]) % len(tokens)
+    tokens[row] = torch.where(running > 0, chosen, -1).to(tokens)
+    steps += 1
+    running *= (lengths < limits) & ~torch.isin(chosen, stop_tokens)
+    lengths += running
+    x.copy_(embedding[chosen])

@@ -3,6 +3,7 @@
 Most calls come with contiguous tensors, thousands of times a second: that way is short.
 """
 
+import functools
 import sys
 from collections.abc import Callable
 
@@ -160,3 +161,16 @@ def need(condition: bool, message: str) -> None:
     """Raise ``ValueError(message)`` unless the condition holds."""
     if not condition:
         raise ValueError(message)
+
+
+def counters(count: int, device: torch.device) -> torch.Tensor:
+    """int32 zeros, for kernels whose programs count themselves, and leave zeros.
+
+    One tensor a stream: launches that may run side by side must not share it.
+    """
+    return _counters(count, device, torch.cuda.current_stream().cuda_stream if device.type == "cuda" else 0)
+
+
+@functools.lru_cache(1024)
+def _counters(count: int, device: torch.device, stream: int) -> torch.Tensor:
+    return torch.zeros(count, dtype=torch.int32, device=device)

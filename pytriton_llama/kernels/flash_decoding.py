@@ -1,12 +1,14 @@
-"""Attention of one new query a sequence over its cache, the cache split among programs.
+"""Attention of one new query a sequence over its cache, the cache cut into pieces for many programs.
 
     o[b, h] = Σⱼ softmaxⱼ(scale · q[b, h]·k[b, h // group, j]) · v[b, h // group, j]      over j < lengths[b]
 
     q, o: (batch, heads, D)   k_cache, v_cache: (batch, kv_heads, max_length, D)   lengths: (batch,)
 
-One query gives :mod:`~pytriton_llama.kernels.flash_attention` one program a head: too few for a GPU. Here SPLITS
-programs share the keys of one key/value head, each for all query heads of its group, and leave a result oₛ with its
-log-sum-exp lₛ. A second kernel merges them:
+One query gives :mod:`~pytriton_llama.kernels.flash_attention` one program a head: too few for a GPU. Here the keys of
+all sequences are cut into pieces of one size, about as many as the GPU has room for, and each piece is a program's, for
+all query heads of a group. Lengths are read on the device: where the cuts are changes from step to step, the launch
+does not, so that a CUDA graph can repeat it. A piece s leaves a result oₛ with its log-sum-exp lₛ; the program that
+finishes a sequence's last piece merges them:
 
     o = Σₛ 2^(lₛ − l) · oₛ      with l = log2 Σₛ 2^lₛ
 
@@ -20,14 +22,78 @@ import triton
 import triton.language as tl
 
 from pytriton_llama.kernels import tiles
-from pytriton_llama.kernels.arguments import check, need
+from pytriton_llama.kernels.arguments import check, counters, need
 from pytriton_llama.kernels.flash_attention import attend
+from pytriton_llama.kernels.linear import wait_for_previous_kernel
 
 
 @triton.jit
-def split_kernel(
+def find_piece(
+    piece,
+    lengths_ptr,
+    batch_size,
+    window,
+    pieces,
+    BLOCK_B: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+    MIN_STEPS: tl.constexpr,
+):
+    """Whose keys are a program's: the sequence (``batch_size`` if it has none), its first key and the one after its
+    last, and the numbers of that sequence's first piece and of its pieces."""
+    offs_b = tl.arange(0, BLOCK_B)
+    mask = offs_b < batch_size
+    stop = tl.load(lengths_ptr + offs_b, mask=mask, other=0)
+    first = tl.zeros_like(stop)
+    if window is not None:
+        first = tl.maximum(stop - window, 0)
+    steps = tl.cdiv(stop - first, BLOCK_N)
+    # Of one size, whoever's they are: then no program works longer than the others.
+    steps_per_piece = tl.maximum(tl.cdiv(tl.sum(steps, 0), pieces), MIN_STEPS)
+    # One at least: a sequence without keys has a result too, of zeros.
+    count = tl.where(mask, tl.maximum(tl.cdiv(steps, steps_per_piece), 1), 0)
+    ends = tl.cumsum(count, 0)
+    sequence = tl.sum((ends <= piece).to(tl.int32), 0)
+    mine = offs_b == sequence
+    first_piece = tl.sum(tl.where(mine, ends - count, 0), 0)
+    count = tl.sum(tl.where(mine, count, 0), 0)
+    stop = tl.sum(tl.where(mine, stop, 0), 0)
+    first = tl.sum(tl.where(mine, first, 0), 0) + (piece - first_piece) * steps_per_piece * BLOCK_N
+    return sequence, first, tl.minimum(first + steps_per_piece * BLOCK_N, stop), first_piece, count
+
+
+@triton.jit
+def merge(partial_ptr, lse_ptr, stride, count, GROUP: tl.constexpr, HEAD_DIM: tl.constexpr, BLOCK_D: tl.constexpr):
+    """The results of ``count`` pieces, ``stride`` rows apart, as one: (rows of the group, BLOCK_D)."""
+    BLOCK_R: tl.constexpr = triton.next_power_of_2(GROUP)
+    BLOCK_S: tl.constexpr = 8
+    offs_s, offs_r, offs_d = tl.arange(0, BLOCK_S), tl.arange(0, BLOCK_R), tl.arange(0, BLOCK_D)
+    acc = tl.zeros((BLOCK_R, BLOCK_D), tl.float32)
+    total = tl.zeros((BLOCK_R,), tl.float32)
+    top = tl.full((BLOCK_R,), float("-inf"), tl.float32)
+    for s in range(0, count, BLOCK_S):
+        rows = (s + offs_s)[:, None] * stride + offs_r[None, :]
+        mask = (s + offs_s < count)[:, None] & (offs_r < GROUP)[None, :]
+        # ".cg": other processors have written this since; the first-level cache may not know.
+        lse = tl.load(lse_ptr + rows, mask=mask, other=float("-inf"), cache_modifier=".cg")
+        mask_d = mask[:, :, None] & (offs_d < HEAD_DIM)[None, None, :]
+        ptrs = partial_ptr + rows[:, :, None] * HEAD_DIM + offs_d[None, None, :]
+        partial = tl.load(ptrs, mask=mask_d, other=0.0, cache_modifier=".cg")
+        new_top = tl.maximum(top, tl.max(lse, axis=0))
+        shift = tl.where(new_top == float("-inf"), 0.0, new_top)
+        weights = tl.exp2(lse - shift[None, :])
+        rescale = tl.exp2(top - shift)
+        acc = acc * rescale[:, None] + tl.sum(partial * weights[:, :, None], axis=0)
+        total = total * rescale + tl.sum(weights, axis=0)
+        top = new_top
+    return acc / tl.where(total == 0.0, 1.0, total)[:, None]
+
+
+@triton.jit(do_not_specialize=["batch_size", "pieces"])
+def flash_decoding_kernel(
+    o_ptr,
     partial_ptr,
     lse_ptr,
+    counter_ptr,
     q_ptr,
     k_ptr,
     v_ptr,
@@ -40,78 +106,73 @@ def split_kernel(
     v_batch_stride,
     v_head_stride,
     v_row_stride,
+    batch_size,
     kv_heads,
+    pieces,
     window,
     qk_scale,
     GROUP: tl.constexpr,
     HEAD_DIM: tl.constexpr,
-    SPLITS: tl.constexpr,
+    PDL: tl.constexpr,
+    AFTER_QKV: tl.constexpr,
+    BLOCK_B: tl.constexpr,
     BLOCK_G: tl.constexpr,
     BLOCK_N: tl.constexpr,
     BLOCK_D: tl.constexpr,
+    MIN_STEPS: tl.constexpr,
 ):
-    # 64-bit before they meet a stride: a large cache passes 2³¹ elements.
-    batch = (tl.program_id(0) // kv_heads).to(tl.int64)
-    kv_head = (tl.program_id(0) % kv_heads).to(tl.int64)
-    split = tl.program_id(1)
-    length = tl.load(lengths_ptr + batch).to(tl.int32)
-    oldest = 0
-    if window is not None:
-        oldest = tl.maximum(length - window, 0)
-    # Each split takes as many whole tiles; the last ones may be left with none.
-    keys_per_split = tl.cdiv(tl.cdiv(length - oldest, BLOCK_N), SPLITS) * BLOCK_N
-    start = oldest + split * keys_per_split
-    stop = tl.minimum(start + keys_per_split, length)
-
-    # The group's query heads are the rows of one tile: the cache is read once for all of them.
-    offs_g = tl.arange(0, BLOCK_G)
-    offs_d = tl.arange(0, BLOCK_D)
-    heads = kv_head * GROUP + offs_g
-    mask = (offs_g[:, None] < GROUP) & (offs_d[None, :] < HEAD_DIM)
-    q_ptrs = q_ptr + batch * q_batch_stride + heads[:, None] * q_head_stride + offs_d[None, :]
-    q = tl.load(q_ptrs, mask=mask, other=0.0)
-    # Masked throughout: the last tile may reach past `stop`, into keys that no one has written yet.
-    acc, row_max, row_sum = attend(
-        tl.zeros((BLOCK_G, BLOCK_D), tl.float32), tl.full((BLOCK_G,), float("-inf"), tl.float32),
-        tl.zeros((BLOCK_G,), tl.float32), q, k_ptr + batch * k_batch_stride + kv_head * k_head_stride,
-        v_ptr + batch * v_batch_stride + kv_head * v_head_stride, k_row_stride, v_row_stride, offs_g,
-        start, stop, stop, None, qk_scale,
-        True, False, HEAD_DIM, BLOCK_N, BLOCK_D,
-    )  # fmt: skip
-    # An empty split leaves 0 and −inf, never 0 / 0.
-    partial = acc / tl.where(row_sum == 0.0, 1.0, row_sum)[:, None]
-    rows = (batch * kv_heads * GROUP + heads) * SPLITS + split
-    tl.store(partial_ptr + rows[:, None] * HEAD_DIM + offs_d[None, :], partial, mask=mask)
-    tl.store(lse_ptr + rows, row_max + tl.log2(row_sum), mask=offs_g < GROUP)
-
-
-@triton.jit
-def merge_kernel(
-    o_ptr,
-    partial_ptr,
-    lse_ptr,
-    rows,
-    HEAD_DIM: tl.constexpr,
-    SPLITS: tl.constexpr,
-    BLOCK_ROWS: tl.constexpr,
-    BLOCK_D: tl.constexpr,
-):
-    # A row is one query head of one sequence; its splits lie side by side.
-    offs_r = tl.program_id(0).to(tl.int64) * BLOCK_ROWS + tl.arange(0, BLOCK_ROWS)
-    offs_s = offs_r[:, None] * SPLITS + tl.arange(0, SPLITS)[None, :]
-    offs_d = tl.arange(0, BLOCK_D)
-    mask_r = offs_r < rows
-    mask_d = offs_d < HEAD_DIM
-    lse = tl.load(lse_ptr + offs_s, mask=mask_r[:, None], other=float("-inf"))
-    top = tl.max(lse, axis=1)
-    # An empty sequence has −inf everywhere: weights 2^(−inf − 0) = 0, and a result of 0.
-    weights = tl.exp2(lse - tl.where(top == float("-inf"), 0.0, top)[:, None])
-    total = tl.sum(weights, axis=1)
-    partial_ptrs = partial_ptr + offs_s[:, :, None] * HEAD_DIM + offs_d[None, None, :]
-    partial = tl.load(partial_ptrs, mask=mask_r[:, None, None] & mask_d[None, None, :], other=0.0)
-    o = tl.sum(partial * weights[:, :, None], axis=1) / tl.where(total == 0.0, 1.0, total)[:, None]
-    o_ptrs = o_ptr + offs_r[:, None] * HEAD_DIM + offs_d[None, :]
-    tl.store(o_ptrs, o.to(o_ptr.dtype.element_ty), mask=mask_r[:, None] & mask_d[None, :])
+    kv_head = tl.program_id(0) % kv_heads
+    piece = tl.program_id(0) // kv_heads
+    if not AFTER_QKV:
+        wait_for_previous_kernel(PDL)
+    sequence, start, stop, first_piece, count = find_piece(
+        piece, lengths_ptr, batch_size, window, pieces, BLOCK_B, BLOCK_N, MIN_STEPS
+    )
+    if AFTER_QKV:
+        wait_for_previous_kernel(PDL)
+    # The launch is for the worst case: programs may be left over.
+    if sequence < batch_size:
+        # The group's query heads are the rows of one tile: the cache is read once for all of them.
+        offs_g = tl.arange(0, BLOCK_G)
+        offs_d = tl.arange(0, BLOCK_D)
+        # 64-bit before they meet a stride: a large cache passes 2³¹ elements.
+        batch, head = sequence.to(tl.int64), kv_head.to(tl.int64)
+        heads = head * GROUP + offs_g
+        mask_g = offs_g < GROUP
+        mask = mask_g[:, None] & (offs_d[None, :] < HEAD_DIM)
+        q_ptrs = q_ptr + batch * q_batch_stride + heads[:, None] * q_head_stride + offs_d[None, :]
+        q = tl.load(q_ptrs, mask=mask, other=0.0)
+        # Masked throughout: the last tile may reach past `stop`, into keys that no one has written yet.
+        acc, row_max, row_sum = attend(
+            tl.zeros((BLOCK_G, BLOCK_D), tl.float32), tl.full((BLOCK_G,), float("-inf"), tl.float32),
+            tl.zeros((BLOCK_G,), tl.float32), q, k_ptr + batch * k_batch_stride + head * k_head_stride,
+            v_ptr + batch * v_batch_stride + head * v_head_stride, k_row_stride, v_row_stride, offs_g,
+            start, stop, stop, None, qk_scale,
+            True, False, HEAD_DIM, BLOCK_N, BLOCK_D,
+        )  # fmt: skip
+        # Without keys there is nothing to divide by: 0, never 0 / 0.
+        acc = acc / tl.where(row_sum == 0.0, 1.0, row_sum)[:, None]
+        o_rows = (batch * kv_heads + head) * GROUP
+        if count == 1:
+            o_ptrs = o_ptr + (o_rows + offs_g)[:, None] * HEAD_DIM + offs_d[None, :]
+            tl.store(o_ptrs, acc.to(o_ptr.dtype.element_ty), mask=mask)
+        else:
+            rows = (piece.to(tl.int64) * kv_heads + head) * GROUP + offs_g
+            tl.store(partial_ptr + rows[:, None] * HEAD_DIM + offs_d[None, :], acc, mask=mask)
+            tl.store(lse_ptr + rows, row_max + tl.log2(row_sum), mask=mask_g)
+            # All of this program's threads have stored before one of them counts it as done.
+            tl.debug_barrier()
+            done = tl.atomic_add(counter_ptr + batch * kv_heads + head, 1, sem="acq_rel")
+            if done == count - 1:
+                tl.store(counter_ptr + batch * kv_heads + head, 0)  # for the next launch
+                row = (first_piece.to(tl.int64) * kv_heads + head) * GROUP
+                o = merge(
+                    partial_ptr + row * HEAD_DIM, lse_ptr + row, kv_heads * GROUP, count, GROUP, HEAD_DIM, BLOCK_D
+                )
+                offs_r = tl.arange(0, o.shape[0])
+                merged_ptrs = o_ptr + (o_rows + offs_r)[:, None] * HEAD_DIM + offs_d[None, :]
+                mask_o = (offs_r < GROUP)[:, None] & (offs_d < HEAD_DIM)[None, :]
+                tl.store(merged_ptrs, o.to(o_ptr.dtype.element_ty), mask=mask_o)
 
 
 def flash_decoding(
@@ -121,6 +182,7 @@ def flash_decoding(
     lengths: torch.Tensor,
     scale: float | None = None,
     window: int | None = None,
+    after_qkv: bool = False,
 ) -> torch.Tensor:
     """Attention of each sequence's newest query over its cached keys and values; forward only.
 
@@ -131,6 +193,8 @@ def flash_decoding(
             never read. They stay on the device; a length above max_length is the caller's error.
         scale: of the scores; default 1/√head_dim.
         window: only the ``window`` newest keys are seen.
+        after_qkv: the previous launch was :func:`~pytriton_llama.kernels.decode_qkv`, with these lengths. They are then
+            read while it is still at work: it lets no program of this one start before they are final.
 
     Returns:
         (batch, heads, head_dim) of q's dtype; 0 for a sequence of length 0.
@@ -164,15 +228,18 @@ def flash_decoding(
     )
     o = torch.empty((batch, heads, head_dim), dtype=q.dtype, device=q.device)
     if o.numel():
-        tile = tiles.flash_decoding(batch * kv_heads, heads // kv_heads, max_length, head_dim, q.device)
-        splits, block_rows = tile["SPLITS"], tile.pop("BLOCK_ROWS")
-        partial = torch.empty((batch, heads, splits, head_dim), dtype=torch.float32, device=q.device)
-        lse = torch.empty((batch, heads, splits), dtype=torch.float32, device=q.device)
         group = heads // kv_heads
         scale = head_dim**-0.5 if scale is None else scale
-        split_kernel[(batch * kv_heads, splits)](
+        pieces, tile = tiles.flash_decoding(batch, kv_heads, group, max_length, head_dim, q)
+        # Each sequence may have one piece more that is not full.
+        programs = (pieces + batch) * kv_heads
+        partial = torch.empty((programs, group, head_dim), dtype=torch.float32, device=q.device)
+        lse = torch.empty((programs, group), dtype=torch.float32, device=q.device)
+        flash_decoding_kernel[(programs,)](
+            o,
             partial,
             lse,
+            counters(batch * kv_heads, q.device),
             q,
             k_cache,
             v_cache,
@@ -180,21 +247,15 @@ def flash_decoding(
             *q.stride()[:2],
             *k_cache.stride()[:3],
             *v_cache.stride()[:3],
+            batch,
             kv_heads,
+            pieces,
             window,
             scale * math.log2(math.e),
             GROUP=group,
             HEAD_DIM=head_dim,
+            AFTER_QKV=after_qkv,
+            **tiles.dependent(q.device),
             **tile,
-        )
-        merge_kernel[(triton.cdiv(batch * heads, block_rows),)](
-            o,
-            partial,
-            lse,
-            batch * heads,
-            HEAD_DIM=head_dim,
-            SPLITS=splits,
-            BLOCK_ROWS=block_rows,
-            BLOCK_D=tile["BLOCK_D"],
         )
     return o

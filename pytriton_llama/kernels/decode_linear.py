@@ -1,0 +1,461 @@
+"""The linear layers of a decode step: few rows of x, so that reading the weight is all the work there is.
+
+    y = n·weightᵀ + bias + residual   or   silu(n·weightᵀ) · (n·up_weightᵀ)        with n = x, or rms_norm(x)
+
+    x: (M, K), M up to 16   weight, up_weight: (N, K)   residual, y: (M, N)
+
+A multiply and an add for each 16-bit weight: a GPU could do hundreds in the time that the weight takes to arrive. So
+what counts is that memory never waits. A program takes few rows of the weight and asks for them *before* it waits for
+the previous kernel, whose last programs are still running (programmatic dependent launch); and what stood between two
+products in a kernel of its own is done on the way in or out. The norm needs no pass of its own: its factor 1/rms is
+the same for a whole row of x, so it is summed up beside the product and applied to the sum.
+
+With one row (M = 1) the product is a sum in registers; with more, tensor cores take the weight as their left factor.
+``decode_qkv`` is the form for attention: it turns q and k by their positions' angles and writes k and v into the cache.
+"""
+
+import torch
+import triton
+import triton.language as tl
+
+from pytriton_llama.kernels import tiles
+from pytriton_llama.kernels.arguments import check, need
+from pytriton_llama.kernels.fused_ffn import swiglu
+from pytriton_llama.kernels.linear import linear, wait_for_previous_kernel
+from pytriton_llama.kernels.rms_norm import rms_norm
+
+
+@triton.jit
+def weight_tile(weight_ptr, rows, mask_rows, k, K: tl.constexpr, BLOCK_K: tl.constexpr):
+    # 64-bit before they meet a stride: a vocabulary times a hidden size can pass 2³¹.
+    offs_k = k + tl.arange(0, BLOCK_K)
+    ptrs = weight_ptr + rows.to(tl.int64)[:, None] * K + offs_k[None, :]
+    mask = mask_rows[:, None] & (offs_k < K)[None, :]
+    # Nobody else reads it in this step: the cache is better kept for what is shared.
+    return tl.load(ptrs, mask=mask, other=0.0, eviction_policy="evict_first")
+
+
+@triton.jit
+def row_tile(row_ptr, k, K: tl.constexpr, BLOCK_K: tl.constexpr):
+    offs_k = k + tl.arange(0, BLOCK_K)
+    return tl.load(row_ptr + offs_k, mask=offs_k < K, other=0.0)
+
+
+@triton.jit
+def ask(
+    weight_ptr,
+    rows,
+    up_ptr,
+    up_rows,
+    mask_rows,
+    norm_ptr,
+    K: tl.constexpr,
+    BLOCK_M: tl.constexpr,
+    BLOCK_K: tl.constexpr,
+):
+    """First tiles of both weights and of the norm's: nobody's results, they can be on their way before the previous
+    kernel has finished."""
+    if BLOCK_M == 1:
+        weight = weight_tile(weight_ptr, rows, mask_rows, 0, K, BLOCK_K)
+        up, norm = weight, weight  # in the place of what there is not
+        if up_ptr is not None:
+            up = weight_tile(up_ptr, up_rows, mask_rows, 0, K, BLOCK_K)
+        if norm_ptr is not None:
+            norm = row_tile(norm_ptr, 0, K, BLOCK_K)
+        return weight, up, norm
+    else:
+        return rows, rows, rows  # nothing: a pipeline of tiles is too much to have before the wait
+
+
+@triton.jit
+def one_row(
+    asked,
+    x_ptr,
+    weight_ptr,
+    rows,
+    up_ptr,
+    up_rows,
+    mask_rows,
+    norm_ptr,
+    eps,
+    K: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+    BLOCK_K: tl.constexpr,
+):
+    """Products of a row of x with BLOCK_N rows of each weight, (1, BLOCK_N) float32."""
+    weight, up, norm = asked
+    acc = tl.zeros((BLOCK_N, BLOCK_K), tl.float32)
+    up_acc = tl.zeros((BLOCK_N, BLOCK_K), tl.float32)
+    squares = tl.zeros((BLOCK_K,), tl.float32)
+    for k in tl.static_range(0, K, BLOCK_K):
+        if k > 0:
+            weight = weight_tile(weight_ptr, rows, mask_rows, k, K, BLOCK_K)
+            if up_ptr is not None:
+                up = weight_tile(up_ptr, up_rows, mask_rows, k, K, BLOCK_K)
+            if norm_ptr is not None:
+                norm = row_tile(norm_ptr, k, K, BLOCK_K)
+        x = row_tile(x_ptr, k, K, BLOCK_K).to(tl.float32)
+        if norm_ptr is not None:
+            squares += x * x
+            x *= norm.to(tl.float32)
+        # Each thread sums what it has; threads are summed over once, at the end.
+        acc += weight.to(tl.float32) * x[None, :]
+        if up_ptr is not None:
+            up_acc += up.to(tl.float32) * x[None, :]
+    # 1/rms is one number for the whole row: it may as well scale the sum.
+    scale = 1.0
+    if norm_ptr is not None:
+        scale = tl.rsqrt(tl.sum(squares) / K + eps)
+    return (tl.sum(acc, axis=1) * scale)[None, :], (tl.sum(up_acc, axis=1) * scale)[None, :]
+
+
+@triton.jit
+def some_rows(
+    x_ptr,
+    weight_ptr,
+    rows,
+    up_ptr,
+    up_rows,
+    mask_rows,
+    norm_ptr,
+    eps,
+    M,
+    K: tl.constexpr,
+    SLICES: tl.constexpr,
+    BLOCK_M: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+    BLOCK_K: tl.constexpr,
+):
+    """The same for up to BLOCK_M rows of x, (BLOCK_M, BLOCK_N), on tensor cores.
+
+    A step along K is cut into slices, one a warp, each with a sum of its own: products that are added up in one place
+    wait for each other, and so few rows have no others that a tensor core could do meanwhile.
+    """
+    SLICE: tl.constexpr = BLOCK_K // SLICES
+    offs_m = tl.arange(0, BLOCK_M)
+    offs_k = tl.arange(0, SLICES)[:, None] * SLICE + tl.arange(0, SLICE)[None, :]
+    x_ptrs = x_ptr + offs_m[None, :, None] * K + offs_k[:, None, :]
+    weight_ptrs = weight_ptr + rows.to(tl.int64)[None, :, None] * K + offs_k[:, None, :]
+    up_ptrs = weight_ptrs
+    if up_ptr is not None:
+        up_ptrs = up_ptr + up_rows.to(tl.int64)[None, :, None] * K + offs_k[:, None, :]
+    # Tensor cores take 16 rows or more on the left: the weight's, since x may have fewer.
+    acc = tl.zeros((SLICES, BLOCK_N, BLOCK_M), tl.float32)
+    up_acc = tl.zeros((SLICES, BLOCK_N, BLOCK_M), tl.float32)
+    squares = tl.zeros((SLICES, BLOCK_M, SLICE), tl.float32)
+    for k in range(0, K, BLOCK_K):
+        inside = (k + offs_k < K)[:, None, :]
+        x = tl.load(x_ptrs + k, mask=(offs_m < M)[None, :, None] & inside, other=0.0)
+        mask = mask_rows[None, :, None] & inside
+        weight = tl.load(weight_ptrs + k, mask=mask, other=0.0, eviction_policy="evict_first")
+        if up_ptr is not None:
+            up = tl.load(up_ptrs + k, mask=mask, other=0.0, eviction_policy="evict_first")
+        if norm_ptr is not None:
+            squares += x.to(tl.float32) * x.to(tl.float32)
+            # The norm's weight goes to the other factor: x times it may be too large for float16.
+            norm = tl.load(norm_ptr + k + offs_k, mask=k + offs_k < K, other=0.0)[:, None, :]
+            weight = (weight * norm).to(x.dtype)
+            if up_ptr is not None:
+                up = (up * norm).to(x.dtype)
+        acc = tl.dot(weight, tl.permute(x, (0, 2, 1)), acc, input_precision="ieee")
+        if up_ptr is not None:
+            up_acc = tl.dot(up, tl.permute(x, (0, 2, 1)), up_acc, input_precision="ieee")
+    y, up_y = tl.sum(acc, axis=0), tl.sum(up_acc, axis=0)
+    if norm_ptr is not None:
+        scale = tl.rsqrt(tl.sum(tl.sum(squares, axis=2), axis=0) / K + eps)[None, :]
+        y, up_y = y * scale, up_y * scale
+    return y.T, up_y.T
+
+
+@triton.jit
+def products(
+    asked,
+    x_ptr,
+    weight_ptr,
+    rows,
+    up_ptr,
+    up_rows,
+    mask_rows,
+    norm_ptr,
+    eps,
+    M,
+    K: tl.constexpr,
+    SLICES: tl.constexpr,
+    BLOCK_M: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+    BLOCK_K: tl.constexpr,
+):
+    if BLOCK_M == 1:
+        return one_row(asked, x_ptr, weight_ptr, rows, up_ptr, up_rows, mask_rows, norm_ptr, eps, K, BLOCK_N, BLOCK_K)
+    else:
+        return some_rows(
+            x_ptr, weight_ptr, rows, up_ptr, up_rows, mask_rows, norm_ptr, eps, M, K, SLICES, BLOCK_M, BLOCK_N,
+            BLOCK_K,
+        )  # fmt: skip
+
+
+@triton.jit(do_not_specialize=["M"])
+def decode_linear_kernel(
+    y_ptr,
+    x_ptr,
+    norm_ptr,
+    weight_ptr,
+    up_ptr,
+    bias_ptr,
+    residual_ptr,
+    M,
+    N,
+    eps,
+    K: tl.constexpr,
+    PDL: tl.constexpr,
+    SLICES: tl.constexpr,
+    BLOCK_M: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+    BLOCK_K: tl.constexpr,
+):
+    offs_n = tl.program_id(0) * BLOCK_N + tl.arange(0, BLOCK_N)
+    mask_n = offs_n < N
+    asked = ask(weight_ptr, offs_n, up_ptr, offs_n, mask_n, norm_ptr, K, BLOCK_M, BLOCK_K)
+    wait_for_previous_kernel(PDL)
+    y, up = products(
+        asked, x_ptr, weight_ptr, offs_n, up_ptr, offs_n, mask_n, norm_ptr, eps, M, K, SLICES, BLOCK_M, BLOCK_N,
+        BLOCK_K,
+    )  # fmt: skip
+    if up_ptr is not None:
+        y = y * tl.sigmoid(y) * up
+    if bias_ptr is not None:
+        y += tl.load(bias_ptr + offs_n, mask=mask_n, other=0.0).to(tl.float32)[None, :]
+    offs_m = tl.arange(0, BLOCK_M)
+    offs = offs_m.to(tl.int64)[:, None] * N + offs_n[None, :]
+    mask = (offs_m < M)[:, None] & mask_n[None, :]
+    if residual_ptr is not None:
+        y += tl.load(residual_ptr + offs, mask=mask, other=0.0).to(tl.float32)
+    tl.store(y_ptr + offs, y.to(y_ptr.dtype.element_ty), mask=mask)
+
+
+@triton.jit(do_not_specialize=["M"])
+def decode_qkv_kernel(
+    q_ptr,
+    k_cache_ptr,
+    v_cache_ptr,
+    x_ptr,
+    norm_ptr,
+    weight_ptr,
+    bias_ptr,
+    cos_ptr,
+    sin_ptr,
+    lengths_ptr,
+    k_batch_stride,
+    k_head_stride,
+    k_row_stride,
+    v_batch_stride,
+    v_head_stride,
+    v_row_stride,
+    M,
+    q_heads,
+    kv_heads,
+    eps,
+    K: tl.constexpr,
+    HALF: tl.constexpr,
+    PDL: tl.constexpr,
+    SLICES: tl.constexpr,
+    BLOCK_M: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+    BLOCK_K: tl.constexpr,
+):
+    """Where weight is None, x has the products already."""
+    # A program has elements d of a head and their partners d + HALF, with which they are turned.
+    BLOCKS: tl.constexpr = (HALF + BLOCK_N - 1) // BLOCK_N
+    head = tl.program_id(0) // BLOCKS
+    offs_d = tl.program_id(0) % BLOCKS * BLOCK_N + tl.arange(0, BLOCK_N)
+    mask_d = offs_d < HALF
+    rows = head * (2 * HALF) + offs_d
+    if weight_ptr is not None:
+        asked = ask(weight_ptr, rows, weight_ptr, rows + HALF, mask_d, norm_ptr, K, BLOCK_M, BLOCK_K)
+    if PDL:
+        # In this order: once the next kernel starts, everything before this one is known to be over.
+        tl.extra.cuda.gdc_wait()
+        tl.extra.cuda.gdc_launch_dependents()
+    # A sequence of length 0 has no newest token: nothing is written for it.
+    offs_m = tl.arange(0, BLOCK_M).to(tl.int64)
+    mask_m = offs_m < M
+    position = tl.load(lengths_ptr + offs_m, mask=mask_m, other=0).to(tl.int64) - 1
+    mask = (position >= 0)[:, None] & mask_d[None, :]
+    # Asked for before the products, which give it the time to arrive. The tables repeat themselves in the second half;
+    # read as given, a caller may pass any rotation.
+    angles = position[:, None] * (2 * HALF) + offs_d[None, :]
+    cos_low, cos_high = tl.load(cos_ptr + angles, mask=mask), tl.load(cos_ptr + angles + HALF, mask=mask)
+    sin_low, sin_high = tl.load(sin_ptr + angles, mask=mask), tl.load(sin_ptr + angles + HALF, mask=mask)
+    if weight_ptr is None:
+        x_ptrs = x_ptr + offs_m[:, None] * K + rows[None, :]
+        mask_x = mask_m[:, None] & mask_d[None, :]
+        low, high = tl.load(x_ptrs, mask=mask_x).to(tl.float32), tl.load(x_ptrs + HALF, mask=mask_x).to(tl.float32)
+    else:
+        low, high = products(
+            asked, x_ptr, weight_ptr, rows, weight_ptr, rows + HALF, mask_d, norm_ptr, eps, M, K, SLICES, BLOCK_M,
+            BLOCK_N, BLOCK_K,
+        )  # fmt: skip
+        if bias_ptr is not None:
+            low += tl.load(bias_ptr + rows, mask=mask_d, other=0.0).to(tl.float32)[None, :]
+            high += tl.load(bias_ptr + rows + HALF, mask=mask_d, other=0.0).to(tl.float32)[None, :]
+    if head < q_heads + kv_heads:
+        low, high = low * cos_low - high * sin_low, high * cos_high + low * sin_high
+    if head < q_heads:
+        ptrs = q_ptr + (offs_m * q_heads + head)[:, None] * (2 * HALF)
+    elif head < q_heads + kv_heads:
+        kv_head = (head - q_heads).to(tl.int64)
+        ptrs = k_cache_ptr + (offs_m * k_batch_stride + kv_head * k_head_stride + position * k_row_stride)[:, None]
+    else:
+        kv_head = (head - q_heads - kv_heads).to(tl.int64)
+        ptrs = v_cache_ptr + (offs_m * v_batch_stride + kv_head * v_head_stride + position * v_row_stride)[:, None]
+    tl.store(ptrs + offs_d[None, :], low.to(q_ptr.dtype.element_ty), mask=mask)
+    tl.store(ptrs + offs_d[None, :] + HALF, high.to(q_ptr.dtype.element_ty), mask=mask)
+
+
+def decode_linear(
+    x: torch.Tensor,
+    weight: torch.Tensor,
+    bias: torch.Tensor | None = None,
+    norm_weight: torch.Tensor | None = None,
+    eps: float = 1e-6,
+    residual: torch.Tensor | None = None,
+    up_weight: torch.Tensor | None = None,
+) -> torch.Tensor:
+    """``n @ weight.T + bias + residual``, or ``silu(n @ weight.T) * (n @ up_weight.T)``, where ``n`` is x or, with a
+    ``norm_weight``, ``rms_norm(x, norm_weight, eps)``; for few rows; forward only.
+
+    Args:
+        x: (..., K), contiguous. Beyond 16 rows (M, the product of its other dimensions) the work is done by
+            :func:`~pytriton_llama.kernels.rms_norm`, ``linear`` and ``swiglu``.
+        weight: (N, K), contiguous.
+        bias: (N,); not together with ``up_weight``.
+        norm_weight: (K,).
+        eps: of the norm.
+        residual: (..., N), of the result's shape, contiguous.
+        up_weight: as ``weight``.
+
+    Returns:
+        A new (..., N) tensor of x's dtype. Sums are float32; float32 inputs are multiplied as such (no TF32).
+
+    Raises:
+        TypeError, ValueError: shapes that do not fit, tensors that are not contiguous, and
+            :func:`~pytriton_llama.kernels.arguments.check`.
+    """
+    op = "decode_linear"
+    check(op, x=x, weight=weight, bias=bias, norm_weight=norm_weight, residual=residual, up_weight=up_weight)
+    M, N, K = _sizes(op, x, weight, bias, norm_weight)
+    out_shape = (*x.shape[:-1], N)
+    need(residual is None or residual.shape == out_shape, f"{op}: residual must be {out_shape}, the result's shape")
+    need(up_weight is None or up_weight.shape == weight.shape, f"{op}: up_weight must be ({N}, {K}), as weight")
+    need(up_weight is None or bias is None, f"{op}: bias and up_weight exclude each other")
+    tensors = {"x": x, "weight": weight, "residual": residual, "up_weight": up_weight}
+    _need_contiguous(op, bias=bias, norm_weight=norm_weight, **tensors)
+    if M > tiles.DECODE_ROWS:
+        n = x if norm_weight is None else rms_norm(x, norm_weight, eps)
+        if up_weight is None:
+            return linear(n, weight, bias, residual=residual)
+        y = swiglu(n, weight, up_weight)
+        return y if residual is None else y + residual
+    y = torch.empty(out_shape, dtype=x.dtype, device=x.device)
+    if y.numel():
+        tile = tiles.decode_linear(M, N, K, 1 if up_weight is None else 2, x.dtype, x.device)
+        decode_linear_kernel[(triton.cdiv(N, tile["BLOCK_N"]),)](
+            y, x, norm_weight, weight, up_weight, bias, residual, M, N, eps, K, **tiles.dependent(x.device), **tile
+        )
+    return y
+
+
+def decode_qkv(
+    x: torch.Tensor,
+    weight: torch.Tensor,
+    bias: torch.Tensor | None,
+    norm_weight: torch.Tensor,
+    eps: float,
+    cos: torch.Tensor,
+    sin: torch.Tensor,
+    lengths: torch.Tensor,
+    k_cache: torch.Tensor,
+    v_cache: torch.Tensor,
+) -> torch.Tensor:
+    """Everything before attention: ``rms_norm(x, norm_weight, eps) @ weight.T + bias`` is q, k and v of each sequence's
+    newest token; q and k are turned, k and v written into the cache; forward only.
+
+    Args:
+        x: (batch, hidden_size), contiguous.
+        weight: ((heads + 2 · kv_heads) · head_dim, hidden_size): q's rows, then k's, then v's; contiguous.
+        bias: (the same rows,) or None.
+        norm_weight: (hidden_size,).
+        eps: of the norm.
+        cos, sin: float32 (positions, head_dim), contiguous, as
+            :func:`~pytriton_llama.kernels.rotary_embedding` takes them; here row i is position i.
+        lengths: (batch,) int32, the newest token included: its position is length − 1. At length 0 nothing is written.
+        k_cache, v_cache: (batch, kv_heads, max_length, head_dim), unit last stride; written in place.
+
+    Returns:
+        q, (batch, heads, head_dim), turned; undefined at length 0.
+
+    Raises:
+        TypeError, ValueError: shapes that do not fit, an odd head_dim, cos or sin not float32, lengths not int32,
+            tensors that are not contiguous, and :func:`~pytriton_llama.kernels.arguments.check`.
+    """
+    op = "decode_qkv"
+    check(op, x=x, weight=weight, bias=bias, norm_weight=norm_weight, k_cache=k_cache, v_cache=v_cache)
+    need(x.dim() == 2, f"{op}: x is {tuple(x.shape)}; needed: (batch, hidden_size)")
+    batch, N, hidden_size = _sizes(op, x, weight, bias, norm_weight)
+    need(k_cache.dim() == 4, f"{op}: k_cache is {tuple(k_cache.shape)}; needed: 4 dimensions")
+    _, kv_heads, max_length, head_dim = k_cache.shape
+    need(
+        k_cache.shape == v_cache.shape == (batch, kv_heads, max_length, head_dim),
+        f"{op}: k_cache is {tuple(k_cache.shape)}, v_cache {tuple(v_cache.shape)}; needed: both ({batch}, kv_heads, "
+        "max_length, head_dim)",
+    )
+    need(head_dim % 2 == 0 and head_dim > 0, f"{op}: head_dim is {head_dim}; it must be even")
+    heads = N // head_dim - 2 * kv_heads
+    need(
+        heads > 0 and N % head_dim == 0,
+        f"{op}: weight has {N} rows; needed: head_dim ({head_dim}) for each head, and twice for each of {kv_heads} "
+        "key/value heads",
+    )
+    for name, t in (("cos", cos), ("sin", sin)):
+        if t.dtype is not torch.float32:
+            raise TypeError(f"{op}: {name} is {t.dtype}; needed: float32 (16 bits blur large angles)")
+        need(
+            t.dim() == 2 and t.shape[0] >= max_length and t.shape[1] == head_dim and t.device == x.device,
+            f"{op}: {name} is {tuple(t.shape)} on {t.device}; needed: ({max_length} or more, {head_dim}) on {x.device}",
+        )
+    if lengths.dtype is not torch.int32:
+        raise TypeError(f"{op}: lengths are {lengths.dtype}; needed: int32")
+    need(lengths.shape == (batch,), f"{op}: lengths are {tuple(lengths.shape)}; needed: ({batch},)")
+    need(k_cache.stride(3) == v_cache.stride(3) == 1, f"{op}: the caches need a last stride of 1")
+    _need_contiguous(op, x=x, weight=weight, bias=bias, norm_weight=norm_weight, cos=cos, sin=sin, lengths=lengths)
+    q = torch.empty((batch, heads, head_dim), dtype=x.dtype, device=x.device)
+    if not batch:
+        return q
+    K = hidden_size
+    source: tuple = (x, norm_weight, weight, bias)
+    if batch > tiles.DECODE_ROWS:
+        x, K = linear(rms_norm(x, norm_weight, eps), weight, bias), N
+        source = (x, None, None, None)
+    tile = tiles.decode_qkv(batch, heads + 2 * kv_heads, head_dim // 2, hidden_size, x.dtype, x.device)
+    decode_qkv_kernel[((heads + 2 * kv_heads) * triton.cdiv(head_dim // 2, tile["BLOCK_N"]),)](
+        q, k_cache, v_cache, *source, cos, sin, lengths, *k_cache.stride()[:3], *v_cache.stride()[:3],
+        batch, heads, kv_heads, eps, K, head_dim // 2, **tiles.dependent(x.device), **tile,
+    )  # fmt: skip
+    return q
+
+
+def _sizes(op, x, weight, bias, norm_weight) -> tuple[int, int, int]:
+    """M, N and K, or a ValueError."""
+    need(
+        x.dim() > 0 and weight.dim() == 2 and x.shape[-1] == weight.shape[1],
+        f"{op}: x is {tuple(x.shape)}, weight {tuple(weight.shape)}; needed: (..., K) and (N, K)",
+    )
+    N, K = weight.shape
+    need(bias is None or bias.shape == (N,), f"{op}: bias must be ({N},)")
+    need(norm_weight is None or norm_weight.shape == (K,), f"{op}: norm_weight must be ({K},)")
+    return x[..., 0].numel() if K else 0, N, K
+
+
+def _need_contiguous(op: str, **tensors: torch.Tensor | None) -> None:
+    for name, t in tensors.items():
+        need(t is None or t.is_contiguous(), f"{op}: {name} must be contiguous")
