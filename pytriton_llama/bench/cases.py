@@ -2,7 +2,9 @@
 
 from pytriton_llama.bench import (
     ceilings,
+    decode_linear,
     flash_attention,
+    flash_decoding,
     fused_ffn,
     layer_norm,
     linear,
@@ -12,5 +14,16 @@ from pytriton_llama.bench import (
 )
 from pytriton_llama.bench.case import Case
 
-_MODULES = (softmax, rms_norm, layer_norm, fused_ffn, rotary_embedding, linear, flash_attention, ceilings)
+_MODULES = (
+    softmax,
+    rms_norm,
+    layer_norm,
+    fused_ffn,
+    rotary_embedding,
+    linear,
+    flash_attention,
+    flash_decoding,
+    decode_linear,
+    ceilings,
+)
 CASES: dict[str, Case] = {case.name: case for module in _MODULES for case in module.CASES}

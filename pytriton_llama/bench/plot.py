@@ -20,6 +20,9 @@ STYLES: dict[str, dict[str, Any]] = {
     "cuBLAS + torch.compile": {"color": "#009E73", "marker": "^", "linestyle": "-."},
     "cuBLAS": {"color": "#0072B2", "marker": "s", "linestyle": "--"},
     "our Triton kernel": {"color": "#009E73", "marker": "x", "linestyle": (0, (2, 1))},
+    "our kernels apart": {"color": "#CC79A7", "marker": "x", "linestyle": (0, (2, 1))},
+    "SDPA": {"color": "#0072B2", "marker": "s", "linestyle": "--"},
+    "flex + torch.compile": {"color": "#009E73", "marker": "^", "linestyle": "-."},
     "SDPA flash": {"color": "#56B4E9", "marker": "v", "linestyle": (0, (3, 1))},
     "SDPA cuDNN": {"color": "#E69F00", "marker": "P", "linestyle": (0, (7, 2))},
 }

@@ -21,19 +21,16 @@ class KVCache:
         self.keys = torch.empty(shape, dtype=dtype, device=device)
         self.values = torch.empty(shape, dtype=dtype, device=device)
         self.lengths = torch.zeros(batch, dtype=torch.int32, device=device)
-        self._sequences = torch.arange(batch, device=device)
 
     @property
     def max_length(self) -> int:
         return self.keys.shape[3]
 
-    def write_prompt(self, layer: int, sequence: int, k: torch.Tensor, v: torch.Tensor) -> None:
-        """Keys and values (1, kv_heads, length, head_dim) of a whole prompt, from position 0 on."""
-        self.keys[layer, sequence, :, : k.shape[2]] = k[0]
-        self.values[layer, sequence, :, : v.shape[2]] = v[0]
+    def write(self, layer: int, sequence: int, start: int, k: torch.Tensor, v: torch.Tensor) -> None:
+        """Keys and values (1, kv_heads, length, head_dim) of one sequence, from position ``start`` on."""
+        self.keys[layer, sequence, :, start : start + k.shape[2]] = k[0]
+        self.values[layer, sequence, :, start : start + v.shape[2]] = v[0]
 
-    def write_token(self, layer: int, k: torch.Tensor, v: torch.Tensor) -> None:
-        """Keys and values (batch, kv_heads, 1, head_dim) of each sequence's newest token, the last of its length."""
-        newest = self.lengths - 1
-        self.keys[layer, self._sequences, :, newest] = k[:, :, 0]
-        self.values[layer, self._sequences, :, newest] = v[:, :, 0]
+    def of(self, layer: int, sequence: int, length: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Keys and values (1, kv_heads, length, head_dim) of a sequence's first positions."""
+        return self.keys[layer, sequence, None, :, :length], self.values[layer, sequence, None, :, :length]

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import contextlib
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,9 +14,9 @@ from pytriton_llama import kernels as triton_kernels
 from pytriton_llama import reference
 from pytriton_llama.errors import LlamaError
 from pytriton_llama.llama import checkpoint, tokenizer
-from pytriton_llama.llama.cache import KVCache
 from pytriton_llama.llama.config import LlamaConfig, read_json
 from pytriton_llama.llama.device import choose
+from pytriton_llama.llama.engine import Engine
 from pytriton_llama.llama.fetch import resolve
 from pytriton_llama.llama.model import LlamaModel
 from pytriton_llama.llama.sampling import Sampling
@@ -48,7 +49,7 @@ class Stream(Iterator[Any]):
         finish_reason: None until the stream has ended, then as :class:`Generation`'s.
     """
 
-    def __init__(self, steps: Iterator[list[Step]], decoder: tokenizer.Stream | None) -> None:
+    def __init__(self, steps: Generator[list[Step], None, None], decoder: tokenizer.Stream | None) -> None:
         self.token_ids: list[int] = []
         self.finish_reason: str | None = None
         self._steps = steps
@@ -71,6 +72,7 @@ class Stream(Iterator[Any]):
 
     def close(self) -> None:
         self._pieces = iter(())
+        self._steps.close()
 
 
 # Which prompt, its next token (None: the text ended without one), and why it ends here, if it does.
@@ -83,6 +85,7 @@ class Llama:
 
     def __init__(self, model: LlamaModel, tokenizer: tokenizer.Tokenizer | None) -> None:
         self.model, self._tokenizer = model, tokenizer
+        self.engine = Engine(model)
 
     @classmethod
     def from_pretrained(
@@ -173,7 +176,7 @@ class Llama:
             max_new_tokens: for each prompt; it ends earlier at the checkpoint's end-of-text token or when the
                 context is full.
             temperature, top_k, top_p: see :class:`~pytriton_llama.llama.sampling.Sampling`; the default is greedy.
-            seed: prompt i draws from a generator seeded with ``seed + i``.
+            seed: prompt i draws with seed ``seed + i``, the same tokens in any batch.
 
         Returns:
             One :class:`Generation`, or a list of them for a list of prompts.
@@ -241,7 +244,7 @@ class Llama:
 
     def _steps(
         self, prompts: list[list[int]], max_new_tokens: int, sampling: Sampling, seed: int
-    ) -> Iterator[list[Step]]:
+    ) -> Generator[list[Step], None, None]:
         """Each step's news: one entry for every prompt that had not ended before."""
         if max_new_tokens < 1:
             raise LlamaError(f"max_new_tokens is {max_new_tokens}; it must be at least 1")
@@ -249,33 +252,26 @@ class Llama:
 
     def _run(
         self, prompts: list[list[int]], max_new_tokens: int, sampling: Sampling, seed: int
-    ) -> Iterator[list[Step]]:
+    ) -> Generator[list[Step], None, None]:
         if not prompts:
             return
-        model, context = self.model, self.config.max_position_embeddings
-        longest = min(context, max(map(len, prompts)) + max_new_tokens)
-        cache = KVCache(self.config, len(prompts), longest, model.device, model.dtype)
-        generators = [torch.Generator().manual_seed(seed + i) for i in range(len(prompts))]
-        logits = torch.stack(
-            [model.prefill(torch.tensor(ids, device=model.device), cache, i) for i, ids in enumerate(prompts)]
-        )
+        context = self.config.max_position_embeddings
+        # What is named last needs no place in the cache.
+        limits = [min(context, len(ids) + max_new_tokens - 1) for ids in prompts]
+        steps = self.engine.run(prompts, limits, sampling, seed)
         running = set(range(len(prompts)))
-        for made in range(1, max_new_tokens + 1):
-            tokens = sampling.choose(logits, generators)
-            news: list[Step] = []
-            for i in sorted(running):
-                if tokens[i] in self.config.eos_token_ids:
-                    news.append((i, None, "stop"))
-                # The token after the last that fits can still be named, but not be continued.
-                elif made == max_new_tokens or len(prompts[i]) + made > context:
-                    news.append((i, tokens[i], "length"))
-                else:
-                    news.append((i, tokens[i], None))
-            running -= {i for i, _, finish_reason in news if finish_reason}
-            yield news
-            if not running:
-                return
-            logits = model.decode(torch.tensor(tokens, device=model.device), cache)
+        with contextlib.closing(steps):
+            for made, tokens in enumerate(steps, start=1):
+                news: list[Step] = []
+                for i in sorted(running):
+                    if tokens[i] in self.config.eos_token_ids:
+                        news.append((i, None, "stop"))
+                    else:
+                        news.append((i, tokens[i], "length" if len(prompts[i]) + made > limits[i] else None))
+                running -= {i for i, _, finish_reason in news if finish_reason}
+                yield news
+                if not running:
+                    return
 
 
 def _config_values(name_or_path: str | Path) -> dict[str, Any]:

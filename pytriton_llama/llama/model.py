@@ -1,11 +1,12 @@
 """Llama, written out in the package's own operations.
 
 A layer is rms_norm → q, k, v → rotary_embedding → attention → linear + residual → rms_norm → swiglu → linear +
-residual. Which attention depends on the phase: a prompt's tokens go through flash_attention together, and each new
-token of a batch through flash_decoding over the cache.
+residual. How it is cut into kernels depends on the phase. A prompt's tokens go through it together: each operation is a
+kernel of its own, with flash_attention between them. A new token of each sequence of a batch is another matter: the
+time is that of reading the weights, and five kernels a layer do the whole of it, with flash_decoding over the cache.
 
 ``ops`` is :mod:`pytriton_llama.kernels` or its oracle :mod:`pytriton_llama.reference`, which has the same functions.
-Only two moves of data are left to torch: looking up embeddings, and writing into the cache.
+Only two moves of data are left to torch: looking up embeddings, and writing a prompt into the cache.
 """
 
 from collections.abc import Callable
@@ -16,6 +17,9 @@ import torch
 from pytriton_llama.llama.cache import KVCache
 from pytriton_llama.llama.config import LlamaConfig
 from pytriton_llama.llama.rope import rope_table
+
+# How many of a prompt's tokens go through the layers together: the memory that a long one takes besides its cache.
+CHUNK = 4096
 
 Attention = Callable[[int, torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
 
@@ -76,37 +80,54 @@ class LlamaModel:
 
         length = token_ids.shape[0]
         hidden = self._layers(token_ids[None], self.cos[:length], self.sin[:length], attention)
-        return self._head(hidden[0])
+        return self.ops.linear(self.ops.rms_norm(hidden[0], self.norm, self.config.rms_norm_eps), self.lm_head).float()
 
     @torch.no_grad()
     def prefill(self, token_ids: torch.Tensor, cache: KVCache, sequence: int) -> torch.Tensor:
-        """Take a prompt (length,) into the cache as ``sequence``; float32 logits (vocab_size,) of what follows it."""
-
-        def attention(layer: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
-            cache.write_prompt(layer, sequence, k, v)
-            return self.ops.flash_attention(q, k, v, causal=True)
-
+        """Take a prompt (length,) into the cache as ``sequence``, CHUNK tokens at a time; logits (vocab_size,) of what
+        follows it, of the model's dtype."""
         length = token_ids.shape[0]
-        hidden = self._layers(token_ids[None], self.cos[:length], self.sin[:length], attention)
+        for start in range(0, length, CHUNK):
+            stop = min(start + CHUNK, length)
+
+            def attention(layer: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+                cache.write(layer, sequence, start, k, v)  # noqa: B023 (called before start and stop change)
+                return self.ops.flash_attention(q, *cache.of(layer, sequence, stop), causal=True)  # noqa: B023
+
+            hidden = self._layers(token_ids[None, start:stop], self.cos[start:stop], self.sin[start:stop], attention)
         cache.lengths[sequence] = length
-        return self._head(hidden[0, -1:])[0]
+        return self._next_logits(hidden[0, -1:].contiguous())[0]
 
     @torch.no_grad()
     def decode(self, token_ids: torch.Tensor, cache: KVCache) -> torch.Tensor:
-        """One token more for every sequence, (batch,); float32 logits (batch, vocab_size) of what follows.
+        """One token more for every sequence, (batch,); logits (batch, vocab_size) of what follows, of the model's type.
 
         A sequence that has filled the cache writes over its last token: its caller has stopped listening to it.
         """
+        cache.lengths.clamp_(max=cache.max_length - 1).add_(1)
+        return self.step(self.embed_tokens[token_ids], cache.keys, cache.values, cache.lengths)
 
-        def attention(layer: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
-            cache.write_token(layer, k, v)
-            o = self.ops.flash_decoding(q[:, :, 0], cache.keys[layer], cache.values[layer], cache.lengths)
-            return o[:, :, None]
-
-        positions = cache.lengths.clamp(max=cache.max_length - 1)
-        cache.lengths.copy_(positions + 1)
-        cos, sin = self.cos[positions][:, None], self.sin[positions][:, None]
-        return self._head(self._layers(token_ids[:, None], cos, sin, attention)[:, 0])
+    @torch.no_grad()
+    def step(self, x: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
+        """What :meth:`decode` computes, from the embeddings (batch, hidden_size) of tokens that ``lengths`` count
+        already. ``keys`` and ``values`` are a cache's, or their first positions: enough for the longest sequence."""
+        ops, eps = self.ops, self.config.rms_norm_eps
+        for layer, k, v in zip(self.layers, keys, values, strict=True):
+            norm = layer.input_layernorm
+            q = ops.decode_qkv(x, layer.qkv_proj, layer.qkv_bias, norm, eps, self.cos, self.sin, lengths, k, v)
+            o = ops.flash_decoding(q, k, v, lengths, after_qkv=True).flatten(1)
+            x = ops.decode_linear(o, layer.o_proj, layer.o_bias, residual=x)
+            norm = layer.post_attention_layernorm
+            if layer.gate_bias is None:
+                h = ops.decode_linear(x, layer.gate_proj, norm_weight=norm, eps=eps, up_weight=layer.up_proj)
+            else:
+                gate, up = (
+                    ops.decode_linear(x, weight, bias, norm, eps)
+                    for weight, bias in ((layer.gate_proj, layer.gate_bias), (layer.up_proj, layer.up_bias))
+                )
+                h = ops.silu_mul(gate, up)
+            x = ops.decode_linear(h, layer.down_proj, layer.down_bias, residual=x)
+        return self._next_logits(x)
 
     def _layers(
         self, token_ids: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, attention: Attention
@@ -134,6 +155,5 @@ class LlamaModel:
         gate = self.ops.linear(x, layer.gate_proj, layer.gate_bias)
         return self.ops.silu_mul(gate, self.ops.linear(x, layer.up_proj, layer.up_bias))
 
-    def _head(self, hidden: torch.Tensor) -> torch.Tensor:
-        normed = self.ops.rms_norm(hidden, self.norm, self.config.rms_norm_eps)
-        return self.ops.linear(normed, self.lm_head).float()
+    def _next_logits(self, hidden: torch.Tensor) -> torch.Tensor:
+        return self.ops.decode_linear(hidden, self.lm_head, norm_weight=self.norm, eps=self.config.rms_norm_eps)

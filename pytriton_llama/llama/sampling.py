@@ -1,4 +1,4 @@
-"""From logits to the next token."""
+"""Which tokens may follow, and how likely each is to be drawn. The draw itself is ``kernels.next_token``'s."""
 
 from dataclasses import dataclass
 
@@ -32,31 +32,32 @@ class Sampling:
         if self.top_p is not None and not 0 < self.top_p <= 1:
             raise LlamaError(f"top_p is {self.top_p}; it must be above 0 and at most 1")
 
+    @property
+    def restricts(self) -> bool:
+        """Whether some tokens may not be drawn."""
+        return self.temperature > 0 and (self.top_k is not None or (self.top_p is not None and self.top_p < 1))
+
     def probabilities(self, logits: torch.Tensor) -> torch.Tensor:
         """float32 (..., vocab_size) from which tokens are drawn; needs a temperature above 0."""
-        logits = logits.float() / self.temperature
-        if self.top_k is not None and self.top_k < logits.shape[-1]:
-            least = logits.topk(self.top_k, dim=-1).values[..., -1:]
-            logits = logits.masked_fill(logits < least, float("-inf"))
-        probabilities = torch.softmax(logits, dim=-1)
-        if self.top_p is not None and self.top_p < 1:
-            ordered, order = probabilities.sort(dim=-1, descending=True, stable=True)
-            # A token stays while those before it have not yet reached top_p: the likeliest always does.
-            before = ordered.cumsum(dim=-1) - ordered
-            ordered = ordered.masked_fill(before >= self.top_p, 0.0)
-            probabilities = torch.zeros_like(probabilities).scatter(-1, order, ordered)
-            probabilities = probabilities / probabilities.sum(dim=-1, keepdim=True)
-        return probabilities
+        rows = logits.reshape(-1, logits.shape[-1])
+        temperature, top_k, top_p = (
+            torch.full((len(rows),), value, device=rows.device)
+            for value in (self.temperature, self.top_k or rows.shape[1], self.top_p or 1.0)
+        )
+        kept = restrict(rows.float(), temperature, top_k, top_p) if self.restricts else rows.float()
+        return torch.softmax(kept / self.temperature, dim=-1).view_as(logits)
 
-    def choose(self, logits: torch.Tensor, generators: list[torch.Generator]) -> list[int]:
-        """The next token of each sequence, from logits (batch, vocab_size) and a CPU generator for each.
 
-        Drawn on the CPU, so that a seed means the same on every device.
-        """
-        if self.temperature == 0:
-            return logits.argmax(dim=-1).tolist()
-        probabilities = self.probabilities(logits).cpu()
-        return [
-            int(torch.multinomial(row, 1, generator=generator))
-            for row, generator in zip(probabilities, generators, strict=True)
-        ]
+def restrict(logits: torch.Tensor, temperature: torch.Tensor, top_k: torch.Tensor, top_p: torch.Tensor) -> torch.Tensor:
+    """``logits`` (batch, vocab_size), −inf where top-k or top-p leave a token out; top-k comes first.
+
+    The parameters are (batch,), ``top_k`` of integers: on the device, a CUDA graph can take new ones each time.
+    """
+    ordered, order = logits.sort(dim=-1, descending=True, stable=True)
+    last = ordered.gather(-1, (top_k.long() - 1).clamp(max=logits.shape[-1] - 1)[:, None])
+    ordered = ordered.masked_fill(ordered < last, float("-inf"))
+    probabilities = torch.softmax(ordered.float() / temperature[:, None], dim=-1)
+    # A token stays while those before it have not yet reached top_p: the likeliest always does.
+    before = probabilities.cumsum(dim=-1) - probabilities
+    ordered = ordered.masked_fill(before >= top_p[:, None], float("-inf"))
+    return torch.empty_like(logits).scatter_(-1, order, ordered)

@@ -18,6 +18,8 @@ SMALL = {
     "ceiling_matmul": (4, 6, 10),
     "ceiling_read": (4, 10),
     "flash_attention": (1, 4, 2, 10, 16),
+    "flash_decoding": (1, 4, 2, 10, 16),
+    "decode_linear": (1, 10, 6),
 }
 
 
@@ -133,6 +135,15 @@ def test_flash_attention_counts_both_products():
     assert (full.flops(point), causal.flops(point)) == (2 * 2 * 2 * 4 * 10 * 10 * 16, 2 * 2 * 4 * 10 * 10 * 16)
 
 
+def test_decode_counts():
+    """Catches lengths that are all taken for the longest, and a weight of two left out."""
+    mixed = Point((3, 4, 2, 64, 16), "bf16")  # lengths 64, 32, 16
+    assert CASES["flash_decoding_batches"].bytes(mixed) == 2 * (2 * 2 * 16 * 112 + 2 * 3 * 4 * 16) + 12
+    assert CASES["flash_decoding_batches"].flops(mixed) == 4 * 4 * 16 * 112
+    assert CASES["decode_linear"].flops(Point((1, 10, 6), "bf16")) == 120
+    assert CASES["decode_linear_rows"].flops(Point((3, 10, 6), "bf16")) == 720
+
+
 @pytest.mark.parametrize("op", CASES)
 def test_contenders_are_right(op, timer, environment, monkeypatch):
     """Catches a peer that is called with the wrong arguments, or measured for another operation."""
@@ -145,7 +156,7 @@ def test_contenders_are_right(op, timer, environment, monkeypatch):
     )
     assert [row.contender for row in found if row.status == "wrong"] == []
     right = {row.contender for row in found if row.status == "ok"}
-    assert right & {"torch", "cuBLAS", "cuBLAS + torch"}
+    assert right & {"torch", "cuBLAS", "cuBLAS + torch", "SDPA"}
     assert settings.OURS in right or case.kernel is None
 
 

@@ -3,7 +3,7 @@ import torch
 from transformers import TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
 
 from pytriton_llama.errors import LlamaError
-from pytriton_llama.llama.sampling import Sampling
+from pytriton_llama.llama.sampling import Sampling, restrict
 
 
 @pytest.mark.parametrize("temperature", [0.3, 1.0, 2.5])
@@ -21,31 +21,15 @@ def test_probabilities_as_transformers(temperature, top_k, top_p):
     torch.testing.assert_close(ours, torch.softmax(theirs, -1))
 
 
-def test_draws_follow_the_probabilities():
-    """Catches draws from the logits before filtering, and from another row's distribution."""
-    logits = torch.tensor([[2.0, 1.0, 0.0, -1.0], [0.0, 0.0, 3.0, 0.0]])
-    sampling, draws = Sampling(1.0, top_k=3), 4000
-    generators = [torch.Generator().manual_seed(i) for i in range(2)]
-    counts = torch.zeros(2, 4)
-    for _ in range(draws):
-        for row, token in enumerate(sampling.choose(logits, generators)):
-            counts[row, token] += 1
-    expected = sampling.probabilities(logits)
-    chi_square = ((counts - draws * expected).square() / (draws * expected).clamp(min=1)).sum(-1)
-    # 3 degrees of freedom: 16.3 is exceeded once in a thousand; the seed is fixed, so this never flickers.
-    assert (chi_square < 16.3).all() and counts[0, 3] == 0
-
-
-def test_a_seed_fixes_the_draw_and_temperature_zero_needs_none():
-    """Catches the global generator used instead of the sequence's own."""
-    logits = torch.randn(1, 1000, generator=torch.Generator().manual_seed(0))
-
-    def draw(seed):
-        generator = torch.Generator().manual_seed(seed)
-        return [Sampling(1.0).choose(logits, [generator])[0] for _ in range(20)]
-
-    assert draw(1) == draw(1) != draw(2)
-    assert Sampling(0.0, top_k=3, top_p=0.5).choose(logits, []) == [int(logits.argmax())]
+def test_each_row_is_restricted_by_its_own_parameters():
+    """Catches one row's temperature or top-p used for all, which a batch of equal requests would not show."""
+    logits = torch.randn(3, 50, generator=torch.Generator().manual_seed(1)) * 2
+    wanted = [(0.5, 50, 0.6), (1.0, 4, 1.0), (2.0, 50, 0.9)]
+    temperature, top_k, top_p = (torch.tensor(column) for column in zip(*wanted, strict=True))
+    kept = restrict(logits, temperature, top_k, top_p).isfinite()
+    for row, (T, k, p) in enumerate(wanted):
+        assert torch.equal(kept[row], Sampling(T, k, p).probabilities(logits[row]) > 0)
+    assert kept.sum(-1).min() >= 1
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,160 @@
+"""Batches on their way through the model: prompts in, one token of each sequence a step.
+
+On a GPU a step is one CUDA graph: embedding, layers, draw, lengths and stop flags. The host launches it and reads the
+tokens that the step before has left in its memory; nothing that it decides lies on the way from one token to the next.
+"""
+
+import itertools
+from collections.abc import Generator
+
+import torch
+
+from pytriton_llama import kernels
+from pytriton_llama.llama.cache import KVCache
+from pytriton_llama.llama.model import LlamaModel
+from pytriton_llama.llama.sampling import Sampling, restrict
+
+# Sequences no longer than this take another tile of flash_decoding, so that they have a graph of their own.
+SHORT = 2048
+SLOTS = 4  # steps whose tokens are kept for the host; it is never more than one behind
+
+
+class Batch:
+    """Room for ``size`` sequences of up to ``max_length`` tokens: all that a step reads and writes, and its graphs."""
+
+    def __init__(self, model: LlamaModel, size: int, max_length: int, graphs: bool) -> None:
+        self.model, self.size, self.graphs = model, size, graphs
+        device = model.device
+        self.cache = KVCache(model.config, size, max_length, device, model.dtype)
+        self.x = torch.zeros((size, model.config.hidden_size), dtype=model.dtype, device=device)
+
+        def each(dtype: torch.dtype) -> torch.Tensor:
+            return torch.zeros(size, dtype=dtype, device=device)
+
+        self.temperature, self.top_p = each(torch.float32), each(torch.float32)
+        self.seeds, self.top_k = each(torch.int64), each(torch.int64)
+        self.limits, self.running, self.steps = each(torch.int32), each(torch.int32), each(torch.int32)
+        eos = model.config.eos_token_ids or (-1,)
+        self.stop_tokens = torch.tensor(eos, dtype=torch.int32, device=device)
+        # The draw writes straight into the host's memory: no copy, and nothing to wait for but the step itself.
+        self.tokens = torch.zeros((SLOTS, size), dtype=torch.int32, pin_memory=device.type == "cuda")
+        self._captured: dict[tuple[bool, bool], torch.cuda.CUDAGraph] = {}
+        if graphs:
+            self._stream = torch.cuda.Stream(device)
+            self._done = [torch.cuda.Event() for _ in range(SLOTS)]
+
+    @torch.no_grad()
+    def start(self, prompts: list[list[int]], limits: list[int], sampling: Sampling, seed: int) -> None:
+        """Prefill, and draw the first token of each prompt. ``limits``: the length at which a sequence must end."""
+        count, device = len(prompts), self.model.device
+        self.cache.lengths.zero_(), self.steps.zero_(), self.limits.zero_()
+        self.temperature.fill_(sampling.temperature)
+        self.top_k.fill_(sampling.top_k or self.model.config.vocab_size)
+        self.top_p.fill_(sampling.top_p or 1.0)
+        self.seeds.copy_(seed + torch.arange(self.size))
+        self.limits[:count] = torch.tensor(limits, dtype=torch.int32)
+        self.running.copy_(torch.arange(self.size) < count)
+        logits = torch.zeros((self.size, self.model.config.vocab_size), dtype=self.model.dtype, device=device)
+        for i, ids in enumerate(prompts):
+            logits[i] = self.model.prefill(torch.tensor(ids, device=device), self.cache, i)
+        self._restricted = sampling.restricts
+        self._longest = max(map(len, prompts))
+        self._launched = 0
+        self._draw(logits, self._restricted)
+        self._launch_ends()
+
+    def step(self) -> None:
+        """One token more. The first step of a kind runs as it is, so that all of its kernels are loaded; then it is
+        captured for the others."""
+        self._longest = min(self._longest + 1, self.cache.max_length)
+        kind = self._longest <= SHORT, self._restricted
+        if kind in self._captured:
+            self._captured[kind].replay()
+        elif not self.graphs:
+            self._step(*kind)
+        else:
+            # A stream has counters of its own (see kernels.arguments): those of the capture must exist before it.
+            self._stream.wait_stream(torch.cuda.current_stream())
+            with torch.cuda.stream(self._stream):
+                self._step(*kind)
+            torch.cuda.current_stream().wait_stream(self._stream)
+            graph = torch.cuda.CUDAGraph()
+            with torch.cuda.graph(graph, stream=self._stream):
+                self._step(*kind)
+            self._captured[kind] = graph
+        self._launch_ends()
+
+    def read(self, step: int) -> list[int]:
+        """Step ``step``'s tokens, one a sequence, −1 where it had ended before."""
+        if self.graphs:
+            self._done[step % SLOTS].synchronize()
+        elif self.tokens.is_pinned():
+            torch.cuda.synchronize()
+        return self.tokens[step % SLOTS].tolist()
+
+    def _launch_ends(self) -> None:
+        if self.graphs:
+            self._done[self._launched % SLOTS].record()
+        self._launched += 1
+
+    @torch.no_grad()
+    def _step(self, short: bool, restricted: bool) -> None:
+        length = min(SHORT, self.cache.max_length) if short else self.cache.max_length
+        keys, values = (t[:, :, :, :length] for t in (self.cache.keys, self.cache.values))
+        self._draw(self.model.step(self.x, keys, values, self.cache.lengths), restricted)
+
+    def _draw(self, logits: torch.Tensor, restricted: bool) -> None:
+        if restricted:
+            logits = restrict(logits, self.temperature, self.top_k, self.top_p)
+        self.model.ops.next_token(
+            logits, self.temperature, self.seeds, self.cache.lengths, self.limits, self.running, self.stop_tokens,
+            self.tokens, self.steps, self.model.embed_tokens, self.x,
+        )  # fmt: skip
+
+
+class Engine:
+    """Runs requests, and keeps the room that they have had for the next ones.
+
+    Attributes:
+        graphs: whether steps are captured as CUDA graphs; by default where they can be.
+    """
+
+    def __init__(self, model: LlamaModel) -> None:
+        self.model = model
+        self.graphs = model.device.type == "cuda" and model.ops is kernels
+        self._idle: dict[int, Batch] = {}
+
+    def run(
+        self, prompts: list[list[int]], limits: list[int], sampling: Sampling, seed: int
+    ) -> Generator[list[int], None, None]:
+        """Each step's tokens, one a prompt, −1 where it had ended before; without end: the caller closes the iterator.
+
+        Args:
+            prompts: token ids, at least one prompt.
+            limits: for each, the length at which it must end: prompt and new tokens, but the last.
+            sampling: how tokens are drawn; prompt i draws with seed ``seed + i``.
+        """
+        batch = self._take(len(prompts), max(*limits, *map(len, prompts)))
+        try:
+            batch.start(prompts, limits, sampling, seed)
+            for step in itertools.count():
+                # A GPU goes on while the host reads; there is one step in vain at the end.
+                if batch.graphs:
+                    batch.step()
+                yield batch.read(step)[: len(prompts)]
+                if not batch.graphs:
+                    batch.step()
+        finally:
+            self._idle[batch.size] = batch
+
+    def _take(self, count: int, length: int) -> Batch:
+        size, length = _power_of_two(count), min(_power_of_two(length), self.model.config.max_position_embeddings)
+        batch = self._idle.pop(size, None)
+        if batch is None or batch.cache.max_length < length or batch.graphs != self.graphs:
+            batch = None  # before there is another one: a cache may be most of the memory
+            batch = Batch(self.model, size, length, self.graphs)
+        return batch
+
+
+def _power_of_two(n: int) -> int:
+    return 1 << (n - 1).bit_length()
