@@ -82,14 +82,22 @@ def chat(
 
 @app.command()
 def bench(
-    ops: Annotated[list[str] | None, typer.Argument(help="Operations; default: all.")] = None,
+    ops: Annotated[list[str] | None, typer.Argument(help="Operations, default: all; or generate.")] = None,
+    config: Annotated[
+        str, typer.Option(help="Of generate: a shape's name (llama-3.2-1b, llama-3.1-8b), a config.json, or a model.")
+    ] = "llama-3.2-1b",
     quick: Annotated[bool, typer.Option("--quick", help="Few points, few repeats.")] = False,
     record: Annotated[bool, typer.Option("--record", help="Publish CSV and plot; on an H100 only.")] = False,
 ) -> None:
-    """Measure operations beside their peers, on a GPU."""
-    from pytriton_llama.bench.command import bench as measure
+    """Measure operations, or the generation of text, beside their peers, on a GPU."""
+    if ops == ["generate"]:
+        from pytriton_llama.bench.generate import command
 
-    measure(ops or (), quick, record)
+        command(config, record, peers=not quick)
+    else:
+        from pytriton_llama.bench.command import bench as measure
+
+        measure(ops or (), quick, record)
 
 
 @app.command()

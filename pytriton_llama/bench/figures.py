@@ -9,7 +9,7 @@ import statistics
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from pytriton_llama.bench import results, settings
+from pytriton_llama.bench import generate, results, settings
 from pytriton_llama.bench.case import Case, Point
 from pytriton_llama.bench.cases import CASES
 from pytriton_llama.bench.plot import plot
@@ -106,6 +106,9 @@ def updated(text: str, folder: Path = settings.RECORDED) -> str:
 
     def between(found: re.Match) -> str:
         opening, name, old, closing = found.groups()
+        if name.startswith("generate-"):
+            measured = generate.read(folder / f"{name}.csv")
+            return f"{opening}{generate.section(measured) if measured else old}{closing}"
         rows = results.read(folder / f"{name}.csv")
         if rows and name not in by_result:
             raise LlamaError(f"README.md: no benchmark writes {name!r}; known: {', '.join(by_result)}")

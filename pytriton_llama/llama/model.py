@@ -11,6 +11,7 @@ Only two moves of data are left to torch: looking up embeddings, and writing a p
 
 from collections.abc import Callable
 from types import ModuleType
+from typing import Any
 
 import torch
 
@@ -28,21 +29,26 @@ class Layer:
     """One decoder layer's weights, taken out of a checkpoint's tensors; projections are (out, in)."""
 
     def __init__(self, weights: dict[str, torch.Tensor], index: int) -> None:
-        def take(name: str) -> torch.Tensor | None:
-            return weights.pop(f"model.layers.{index}.{name}", None)
+        def take(name: str) -> Any:
+            return weights.pop(f"model.layers.{index}.{name}", None)  # only a bias may be missing
 
-        def together(kind: str) -> torch.Tensor | None:
+        def together(kind: str) -> Any:
             parts = [take(f"self_attn.{p}_proj.{kind}") for p in "qkv"]
-            return None if parts[0] is None else torch.cat(parts)  # type: ignore[arg-type]
+            return None if parts[0] is None else torch.cat(parts)
 
-        self.input_layernorm = take("input_layernorm.weight")
+        self.input_layernorm: torch.Tensor = take("input_layernorm.weight")
         # One product for q, k and v: one launch, and the narrow k and v share q's tiles.
-        self.qkv_proj, self.qkv_bias = together("weight"), together("bias")
-        self.o_proj, self.o_bias = take("self_attn.o_proj.weight"), take("self_attn.o_proj.bias")
-        self.post_attention_layernorm = take("post_attention_layernorm.weight")
-        self.gate_proj, self.gate_bias = take("mlp.gate_proj.weight"), take("mlp.gate_proj.bias")
-        self.up_proj, self.up_bias = take("mlp.up_proj.weight"), take("mlp.up_proj.bias")
-        self.down_proj, self.down_bias = take("mlp.down_proj.weight"), take("mlp.down_proj.bias")
+        self.qkv_proj: torch.Tensor = together("weight")
+        self.qkv_bias: torch.Tensor | None = together("bias")
+        self.o_proj: torch.Tensor = take("self_attn.o_proj.weight")
+        self.o_bias: torch.Tensor | None = take("self_attn.o_proj.bias")
+        self.post_attention_layernorm: torch.Tensor = take("post_attention_layernorm.weight")
+        self.gate_proj: torch.Tensor = take("mlp.gate_proj.weight")
+        self.gate_bias: torch.Tensor | None = take("mlp.gate_proj.bias")
+        self.up_proj: torch.Tensor = take("mlp.up_proj.weight")
+        self.up_bias: torch.Tensor | None = take("mlp.up_proj.bias")
+        self.down_proj: torch.Tensor = take("mlp.down_proj.weight")
+        self.down_bias: torch.Tensor | None = take("mlp.down_proj.bias")
 
 
 class LlamaModel:

@@ -80,6 +80,25 @@ def test_llama():
     assert [t.get_text() for t in plt.gca().texts].count("8192") == 1
 
 
+def test_waterfall():
+    """Catches a gain taken from another step than the one before, and a step that got slower drawn as a gain."""
+    times = {"eager": "400", "graph": "100", "slower": "150", "fused": "50.0"}
+    figures.waterfall([{"step": step, "us_per_token": us, "gpu": "a card"} for step, us in times.items()], floor=40)
+    assert {(x, round(y), width) for x, y, width, _ in boxes(hatched=False)} == {
+        (0, 0, 400),
+        (0, 1, 100),
+        (0, 2, 150),
+        (0, 3, 50),
+    }
+    assert {(x, round(y), width) for x, y, width, _ in boxes(hatched=True)} == {
+        (400, 0, 0),
+        (100, 1, 300),
+        (100, 2, 50),
+        (50, 3, 100),
+    }
+    assert [line.get_xdata()[0] for line in plt.gca().lines] == [40]
+
+
 def test_figures_are_alike_everywhere():
     """Catches a figure that takes its background from the theme, or its size from its content."""
     figures.roofline(H100, {"add": (1, 12)})
