@@ -57,15 +57,14 @@ def apart(model: LlamaModel, x: torch.Tensor, cache: KVCache, length: int, linea
 
 
 class Steps:
-    """The token at position ``length`` − 1 by different steps over one random cache: logits (1, vocab_size)."""
+    """The token at position ``length`` − 1 by different steps over one cache: logits (1, vocab_size)."""
 
     def __init__(self, model: LlamaModel, length: int) -> None:
         self.model, self.length = model, length
         self.cache = KVCache(model.config, 1, length, model.device, model.dtype)
-        for t in (self.cache.keys, self.cache.values):
-            t.normal_()
-        self.cache.lengths.fill_(length)
-        self.token = torch.tensor([5], device=model.device)
+        tokens = torch.arange(5, 5 + length, device=model.device) % model.config.vocab_size
+        model.prefill(tokens, self.cache, 0)
+        self.token = tokens[-1:]
         self.x = model.embed_tokens[self.token]
         self.decoder = TorchDecoder(model, length)
         self.decoder.keys.copy_(self.cache.keys), self.decoder.values.copy_(self.cache.values)

@@ -6,6 +6,7 @@ with ours before it is timed.
 
 import csv
 import datetime
+import functools
 import gc
 import statistics
 import sys
@@ -21,11 +22,14 @@ from pytriton_llama.bench import decode_steps, settings
 from pytriton_llama.bench.results import Environment
 from pytriton_llama.bench.torch_decoder import TorchDecoder
 from pytriton_llama.llama.generator import Llama
+from pytriton_llama.llama.sampling import Sampling
 from pytriton_llama.llama.shapes import SHAPES
 
 # On average 256 tokens in the cache while so many are made.
 PROMPT, NEW = 128, 257
 LONG_PROMPT = 2048
+# Sequences at once, and the tokens in each one's cache, on average, while NEW_EACH are made.
+BATCHES, CONTEXT, NEW_EACH = (16, 64), 1024, 128
 # Relative difference of two models' logits in 16 bits: some 1e-2 is rounding's.
 TOLERANCE = 0.05
 
@@ -79,6 +83,23 @@ def ours(llama: Llama) -> Times:
             firsts.append(first - started)
     prefill = timed(lambda: llama.generate(long, max_new_tokens=1), 5)
     return Times(statistics.median(tokens), statistics.median(firsts), prefill * LONG_PROMPT / len(long))
+
+
+def ours_together(llama: Llama, batch: int) -> Times:
+    """Seconds a step of a batch: each of its sequences gets one token."""
+    prompts = [prompt_ids(llama.config.vocab_size, CONTEXT - NEW_EACH // 2)] * batch
+    times = []
+    for _ in range(3):
+        stamps = []
+        steps = llama.engine.run(prompts, [CONTEXT + NEW_EACH // 2 - 1] * batch, Sampling(), seed=0)
+        for _ in range(NEW_EACH):
+            next(steps)
+            stamps.append(time.perf_counter())
+        steps.close()
+        # The first steps contain a capture.
+        times.append((stamps[-1] - stamps[4]) / (NEW_EACH - 5))
+    llama.engine.release()
+    return Times(statistics.median(times))
 
 
 def timed(call: Callable[[], Any], repeats: int) -> float:
@@ -174,23 +195,26 @@ def run(config: str, environment: Environment, peers: bool) -> tuple[list[Row], 
     from_shape = config in SHAPES or Path(config).suffix == ".json"
     llama = Llama.from_config(config) if from_shape else Llama.from_pretrained(config)
     ceiling = read_bandwidth()
-    cache = 2 * llama.config.num_hidden_layers * llama.config.num_key_value_heads * llama.config.head_dim
-    moved = llama.model.bytes_per_token + cache * (PROMPT + NEW // 2) * llama.model.embed_tokens.element_size()
+    a_position = 2 * llama.config.num_hidden_layers * llama.config.num_key_value_heads * llama.config.head_dim
+    a_position *= llama.model.embed_tokens.element_size()
     rows = []
 
-    def enter(contender: str, measure: Callable[[], Times]) -> None:
+    def enter(contender: str, measure: Callable[[], Times], batch: int = 1, context: int = PROMPT + NEW // 2) -> None:
         try:
             times, note = measure(), ""
         except Exception as error:  # a peer that is missing, or that cannot do it here
-            if contender == settings.OURS:
+            if contender.startswith(settings.OURS):
                 raise
             times, note = None, " ".join(f"{type(error).__name__}: {error}".split())[:200]
-        rows.append(_row(config, contender, times, note, moved, ceiling, environment))
+        moved = llama.model.bytes_per_token + batch * context * a_position
+        rows.append(_row(config, contender, times, note, batch, moved, ceiling, environment))
         print(f"{contender}: {rows[-1].tokens_per_s or note} tokens/s", file=sys.stderr, flush=True)
         gc.collect()
         torch.cuda.empty_cache()
 
     enter(settings.OURS, lambda: ours(llama))
+    for batch in BATCHES:
+        enter(f"{settings.OURS}, {batch} sequences", functools.partial(ours_together, llama, batch), batch, CONTEXT)
     steps = decode_steps.measure(llama.model, PROMPT + NEW // 2)
     kernels = decode_steps.kernel_times(llama.model, PROMPT + NEW // 2)
     enter("torch.compile", lambda: compiled(llama))
@@ -228,10 +252,10 @@ def _weights(llama: Llama) -> dict[str, torch.Tensor]:
     return weights
 
 
-def _row(config, contender, times, note, moved, ceiling, environment) -> Row:
+def _row(config, contender, times, note, batch, moved, ceiling, environment) -> Row:
     numbers = dict.fromkeys([field.name for field in fields(Row)][2:8], "")
     if times:
-        numbers["tokens_per_s"] = f"{1 / times.token:.1f}"
+        numbers["tokens_per_s"] = f"{batch / times.token:.1f}"
         numbers["ms_per_token"] = f"{1e3 * times.token:.4f}"
         numbers["first_token_ms"] = "" if times.first is None else f"{1e3 * times.first:.2f}"
         numbers["prefill_tokens_per_s"] = "" if times.prefill is None else f"{LONG_PROMPT / times.prefill:.0f}"
@@ -259,9 +283,10 @@ def section(rows: list[Row]) -> str:
     """What README.md shows."""
     name, first = result_name(rows[0].config), rows[0]
     return (
-        f"\n{table(rows)}\n\nBatch 1, greedy, {PROMPT} tokens of prompt and {NEW} new ones, the whole loop as a user "
-        f"sees it; prefill of {LONG_PROMPT}. Measured on one {first.gpu}, driver {first.driver}, {first.versions}, "
-        f"{first.date}. [{name}.csv](benchmark_result/{name}.csv).\n"
+        f"\n{table(rows)}\n\nGreedy, one sequence where not said, {PROMPT} tokens of prompt and {NEW} new ones, the "
+        f"whole loop as a user sees it; prefill of {LONG_PROMPT}; several sequences at {CONTEXT} tokens each. Measured on "
+        f"one {first.gpu}, driver {first.driver}, {first.versions}, {first.date}. "
+        f"[{name}.csv](benchmark_result/{name}.csv).\n"
     )
 
 
@@ -292,7 +317,7 @@ def plot(rows: list[Row], path: Path) -> None:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    shown = [row for row in rows if row.tokens_per_s][::-1]
+    shown = [row for row in rows if row.tokens_per_s and "sequences" not in row.contender][::-1]
     figure = Figure(figsize=(9.0, 0.7 + 0.5 * len(shown)), dpi=150, facecolor="white", layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.subplots()

@@ -2,6 +2,7 @@
 
 On a GPU a step is one CUDA graph: embedding, layers, draw, lengths and stop flags. The host launches it and reads the
 tokens that the step before has left in its memory; nothing that it decides lies on the way from one token to the next.
+A prompt is one graph too, as soon as a second one of about its length comes along.
 """
 
 import itertools
@@ -11,7 +12,7 @@ import torch
 
 from pytriton_llama import kernels
 from pytriton_llama.llama.cache import KVCache
-from pytriton_llama.llama.model import LlamaModel
+from pytriton_llama.llama.model import CHUNK, LlamaModel
 from pytriton_llama.llama.sampling import Sampling, restrict
 
 # Sequences no longer than this take another tile of flash_decoding, so that they have a graph of their own.
@@ -22,8 +23,9 @@ SLOTS = 4  # steps whose tokens are kept for the host; it is never more than one
 class Batch:
     """Room for ``size`` sequences of up to ``max_length`` tokens: all that a step reads and writes, and its graphs."""
 
-    def __init__(self, model: LlamaModel, size: int, max_length: int, graphs: bool) -> None:
-        self.model, self.size, self.graphs = model, size, graphs
+    def __init__(self, model: LlamaModel, size: int, max_length: int, prompts: "Prompts | None") -> None:
+        """``prompts``: None where nothing is to be captured."""
+        self.model, self.size, self.prompts, self.graphs = model, size, prompts, prompts is not None
         device = model.device
         self.cache = KVCache(model.config, size, max_length, device, model.dtype)
         self.x = torch.zeros((size, model.config.hidden_size), dtype=model.dtype, device=device)
@@ -39,7 +41,7 @@ class Batch:
         # The draw writes straight into the host's memory: no copy, and nothing to wait for but the step itself.
         self.tokens = torch.zeros((SLOTS, size), dtype=torch.int32, pin_memory=device.type == "cuda")
         self._captured: dict[tuple[bool, bool], torch.cuda.CUDAGraph] = {}
-        if graphs:
+        if self.graphs:
             self._stream = torch.cuda.Stream(device)
             self._done = [torch.cuda.Event() for _ in range(SLOTS)]
 
@@ -56,7 +58,8 @@ class Batch:
         self.running.copy_(torch.arange(self.size) < count)
         logits = torch.zeros((self.size, self.model.config.vocab_size), dtype=self.model.dtype, device=device)
         for i, ids in enumerate(prompts):
-            logits[i] = self.model.prefill(torch.tensor(ids, device=device), self.cache, i)
+            prefill = self.model.prefill if self.prompts is None else self.prompts.prefill
+            logits[i] = prefill(torch.tensor(ids, device=device), self.cache, i)
         self._restricted = sampling.restricts
         self._longest = max(map(len, prompts))
         self._launched = 0
@@ -112,6 +115,48 @@ class Batch:
         )  # fmt: skip
 
 
+class Prompts:
+    """Prefill through CUDA graphs. A prompt is padded to one of few lengths, taken into a cache of its own, and copied
+    from there to its place."""
+
+    def __init__(self, model: LlamaModel) -> None:
+        self.model, self._stream = model, torch.cuda.Stream(model.device)
+        self._pool = torch.cuda.graph_pool_handle()  # one runs after the other: they may share their memory
+        self._seen: set[int] = set()
+        self._captured: dict[int, tuple[torch.cuda.CUDAGraph, torch.Tensor, torch.Tensor, KVCache, torch.Tensor]] = {}
+
+    def prefill(self, token_ids: torch.Tensor, cache: KVCache, sequence: int) -> torch.Tensor:
+        """As the model's. The first prompt of a length is not worth capturing: there may be no second one."""
+        length = token_ids.shape[0]
+        padded = _padded(length)
+        if padded > min(CHUNK, cache.max_length) or padded not in self._seen:
+            self._seen.add(padded)
+            return self.model.prefill(token_ids, cache, sequence)
+        if padded not in self._captured:
+            self._captured[padded] = self._capture(padded)
+        graph, ids, last, own, logits = self._captured[padded]
+        ids.fill_(0)[:length] = token_ids
+        last.fill_(length - 1)
+        graph.replay()
+        cache.keys[:, sequence, :, :length] = own.keys[:, 0, :, :length]
+        cache.values[:, sequence, :, :length] = own.values[:, 0, :, :length]
+        cache.lengths[sequence] = length
+        return logits
+
+    def _capture(self, length: int):
+        model, device = self.model, self.model.device
+        ids, last = (torch.zeros(n, dtype=torch.int64, device=device) for n in (length, 1))
+        own = KVCache(model.config, 1, length, device, model.dtype)
+        self._stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(self._stream):
+            model.prefill(ids, own, 0, last)  # loads what must not be loaded within the capture
+        torch.cuda.current_stream().wait_stream(self._stream)
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph, pool=self._pool, stream=self._stream):
+            logits = model.prefill(ids, own, 0, last)
+        return graph, ids, last, own, logits
+
+
 class Engine:
     """Runs requests, and keeps the room that they have had for the next ones.
 
@@ -122,6 +167,7 @@ class Engine:
     def __init__(self, model: LlamaModel) -> None:
         self.model = model
         self.graphs = model.device.type == "cuda" and model.ops is kernels
+        self._prompts: Prompts | None = None
         self._idle: dict[int, Batch] = {}
 
     def run(
@@ -147,13 +193,25 @@ class Engine:
         finally:
             self._idle[batch.size] = batch
 
+    def release(self) -> None:
+        """Give back the memory of idle rooms: caches are large."""
+        self._idle.clear()
+
     def _take(self, count: int, length: int) -> Batch:
         size, length = _power_of_two(count), min(_power_of_two(length), self.model.config.max_position_embeddings)
         batch = self._idle.pop(size, None)
         if batch is None or batch.cache.max_length < length or batch.graphs != self.graphs:
             batch = None  # before there is another one: a cache may be most of the memory
-            batch = Batch(self.model, size, length, self.graphs)
+            if self.graphs and self._prompts is None:
+                self._prompts = Prompts(self.model)
+            batch = Batch(self.model, size, length, self._prompts if self.graphs else None)
         return batch
+
+
+def _padded(length: int) -> int:
+    """At least 64, and a multiple of an eighth of the power of two above: an eighth of the work at most is in vain."""
+    step = max(64, _power_of_two(length) // 8)
+    return -(-length // step) * step
 
 
 def _power_of_two(n: int) -> int:

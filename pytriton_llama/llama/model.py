@@ -89,9 +89,15 @@ class LlamaModel:
         return self.ops.linear(self.ops.rms_norm(hidden[0], self.norm, self.config.rms_norm_eps), self.lm_head).float()
 
     @torch.no_grad()
-    def prefill(self, token_ids: torch.Tensor, cache: KVCache, sequence: int) -> torch.Tensor:
+    def prefill(
+        self, token_ids: torch.Tensor, cache: KVCache, sequence: int, last: torch.Tensor | None = None
+    ) -> torch.Tensor:
         """Take a prompt (length,) into the cache as ``sequence``, CHUNK tokens at a time; logits (vocab_size,) of what
-        follows it, of the model's dtype."""
+        follows it, of the model's dtype.
+
+        ``last``: int64 (1,), where the prompt ends if what comes after that is padding: no token of the prompt sees it,
+        and what it leaves in the cache is written over by the tokens that follow.
+        """
         length = token_ids.shape[0]
         for start in range(0, length, CHUNK):
             stop = min(start + CHUNK, length)
@@ -102,7 +108,7 @@ class LlamaModel:
 
             hidden = self._layers(token_ids[None, start:stop], self.cos[start:stop], self.sin[start:stop], attention)
         cache.lengths[sequence] = length
-        return self._next_logits(hidden[0, -1:].contiguous())[0]
+        return self._next_logits(hidden[0, -1:].contiguous() if last is None else hidden[0].index_select(0, last))[0]
 
     @torch.no_grad()
     def decode(self, token_ids: torch.Tensor, cache: KVCache) -> torch.Tensor:

@@ -79,7 +79,7 @@ def test_room_is_kept_and_grows(llama):
 def test_a_length_that_takes_another_tile(llama, monkeypatch):
     """Catches a view of the cache that ends before the sequence does."""
     expected = llama.generate([PROMPTS[0], PROMPTS[2]], max_new_tokens=60)
-    llama.engine._idle.clear()
+    llama.engine.release()
     monkeypatch.setattr(engine, "SHORT", 16)
     assert llama.generate([PROMPTS[0], PROMPTS[2]], max_new_tokens=60) == expected
 
@@ -99,6 +99,17 @@ def test_prefill_in_chunks(llama, chunk, monkeypatch):
     chunked_logits, chunked_values = prefill()
     torch.testing.assert_close(chunked_logits, logits, rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(chunked_values, values, rtol=1e-5, atol=1e-5)
+
+
+def test_padding_leaves_no_trace(llama):
+    """Catches logits of the padding, and a prompt that sees it."""
+    ids, device = torch.arange(20, 60), llama.model.device
+    caches = [KVCache(llama.config, 1, 64, device, torch.float32) for _ in range(2)]
+    expected = llama.model.prefill(ids.to(device), caches[0], 0)
+    padded = torch.cat((ids, torch.full((24,), 3))).to(device)
+    logits = llama.model.prefill(padded, caches[1], 0, torch.tensor([39], device=device))
+    torch.testing.assert_close(logits, expected, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(caches[1].keys[..., :40, :], caches[0].keys[..., :40, :], rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.gpu
