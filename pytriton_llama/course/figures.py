@@ -4,7 +4,7 @@ Each function makes one pyplot figure of fixed size on white, so that it reads t
 cell ends with ``plt.show()``. Neighbours differ by colours that the colour-blind can tell apart, and by a label.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import matplotlib.pyplot as plt
@@ -218,6 +218,29 @@ def roofline(card: Card, operations: dict[str, tuple[int, int]], peak: str = "fp
     for axis in (ax.xaxis, ax.yaxis):
         axis.set_major_formatter(lambda value, _: f"{value:g}")
     ax.grid(alpha=0.3)
+
+
+def waterfall(rows: Sequence[Mapping[str, str]], floor: float | None = None, title: str = "") -> None:
+    """A token's time, step by step: what is left after each, and hatched what the step saved.
+
+    Args:
+        rows: in order; each has ``step``, ``us_per_token`` and ``gpu``.
+        floor: µs that no step can stay below, drawn as a line.
+    """
+    times = [float(row["us_per_token"]) for row in rows]
+    ax = axes(9, 0.9 + 0.45 * len(rows), title or f"microseconds a token, {rows[0]['gpu']}")
+    for y, (time, before) in enumerate(zip(times, times[:1] + times, strict=False)):
+        left, width = min(time, before), abs(before - time)
+        ax.add_patch(Rectangle((left, y - 0.36), width, 0.72, **OFF))
+        ax.add_patch(Rectangle((0, y - 0.36), time, 0.72, facecolor=colour(0), **ON))
+        gain = f"  ÷ {before / time:.2f}" if y else ""
+        ax.annotate(f"{time:,.0f}{gain}", (max(time, before), y), (4, 0), textcoords="offset points", va="center")
+    if floor is not None:
+        ax.axvline(floor, color="#D55E00", linewidth=2, linestyle="--")
+        ax.annotate(f"floor {floor:,.0f}", (floor, -0.5), (4, 2), textcoords="offset points", fontsize=9)
+    ax.set_yticks(range(len(rows)), [row["step"] for row in rows])
+    ax.set(xlim=(0, 1.18 * max(times)), ylim=(len(rows) - 0.5, -0.5 if floor is None else -0.95), xlabel="µs a token")
+    ax.spines[["right", "top"]].set_visible(False)
 
 
 # Lines of a notebook's own versions, by colours that the peers beside them leave, and marks that no peer has.

@@ -5,7 +5,6 @@ tokens that the step before has left in its memory; nothing that it decides lies
 A prompt is one graph too, as soon as a second one of about its length comes along.
 """
 
-import itertools
 from collections.abc import Generator
 
 import torch
@@ -173,7 +172,8 @@ class Engine:
     def run(
         self, prompts: list[list[int]], limits: list[int], sampling: Sampling, seed: int
     ) -> Generator[list[int], None, None]:
-        """Each step's tokens, one a prompt, −1 where it had ended before; without end: the caller closes the iterator.
+        """Each step's tokens, one a prompt, −1 where it had ended before, until all must have reached their limit; who
+        has enough before that closes the iterator.
 
         Args:
             prompts: token ids, at least one prompt.
@@ -183,12 +183,13 @@ class Engine:
         batch = self._take(len(prompts), max(*limits, *map(len, prompts)))
         try:
             batch.start(prompts, limits, sampling, seed)
-            for step in itertools.count():
-                # A GPU goes on while the host reads; there is one step in vain at the end.
-                if batch.graphs:
+            most = 1 + max(limit - len(ids) for limit, ids in zip(limits, prompts, strict=True))
+            for step in range(most):
+                # A GPU goes on while the host reads; if all end before their limit, that one step is in vain.
+                if batch.graphs and step + 1 < most:
                     batch.step()
                 yield batch.read(step)[: len(prompts)]
-                if not batch.graphs:
+                if not batch.graphs and step + 1 < most:
                     batch.step()
         finally:
             self._idle[batch.size] = batch

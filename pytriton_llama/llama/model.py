@@ -107,7 +107,7 @@ class LlamaModel:
                 return self.ops.flash_attention(q, *cache.of(layer, sequence, stop), causal=True)  # noqa: B023
 
             hidden = self._layers(token_ids[None, start:stop], self.cos[start:stop], self.sin[start:stop], attention)
-        cache.lengths[sequence] = length
+        cache.lengths[sequence].fill_(length)  # not an assignment, which would copy from the host
         return self._next_logits(hidden[0, -1:].contiguous() if last is None else hidden[0].index_select(0, last))[0]
 
     @torch.no_grad()

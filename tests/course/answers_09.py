@@ -87,8 +87,8 @@ def likeliest(x, weight, OFF=float("-inf"), what="index", last=False):
         return best.max()
     if what == "first program's":
         return index[0]
-    winner = best.argmax() if not last else programs - 1 - best.flip(0).argmax()
-    return index[winner]
+    equals = index[best == best.max()]
+    return equals.max() if last else equals.min()
 
 
 @triton.jit
@@ -102,7 +102,7 @@ def logits_kernel(y_ptr, x_ptr, weight_ptr, K, BLOCK_K: tl.constexpr):
 def all_logits(x, weight):
     y = torch.empty(len(weight), device=x.device)
     logits_kernel[(len(weight),)](y, x, weight, len(x), triton.next_power_of_2(len(x)))
-    return y.argmax()
+    return (y == y.max()).nonzero().min()  # the first of equals, on a GPU as well
 
 
 ANSWERS = {
