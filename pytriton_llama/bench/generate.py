@@ -178,7 +178,7 @@ def transformers_prefill(llama: Llama, model: Any) -> float:
 
 
 def agree(logits: torch.Tensor, llama: Llama) -> None:
-    """Raise unless these are logits of the prompt's last token, and ours are no further from float32's than they are."""
+    """Raise unless these are logits of the prompt's last token, and ours no further from float32's than they are."""
     prompt = prompt_ids(llama.config.vocab_size, PROMPT)
     ids, positions = (torch.tensor(each, device=llama.model.device) for each in (prompt, range(PROMPT)))
     exact = TorchDecoder(llama.model, PROMPT)(ids, positions, torch.float32)
