@@ -264,23 +264,23 @@ def decode_qkv_kernel(
     BLOCK_K: tl.constexpr,
 ):
     """Where weight is None, x has the products already."""
-    # A program has elements d of a head and their partners d + HALF, with which they are turned.
-    BLOCKS: tl.constexpr = (HALF + BLOCK_N - 1) // BLOCK_N
-    head = tl.program_id(0) // BLOCKS
-    offs_d = tl.program_id(0) % BLOCKS * BLOCK_N + tl.arange(0, BLOCK_N)
-    mask_d = offs_d < HALF
-    rows = head * (2 * HALF) + offs_d
+    # A program has some elements d of heads, and their partners d + HALF, with which they are turned.
+    pairs = tl.program_id(0) * BLOCK_N + tl.arange(0, BLOCK_N)
+    heads, offs_d = pairs // HALF, pairs % HALF
+    mask_n = heads < q_heads + 2 * kv_heads
+    rows = heads * (2 * HALF) + offs_d
     if weight_ptr is not None:
-        asked = ask(weight_ptr, rows, weight_ptr, rows + HALF, mask_d, norm_ptr, K, BLOCK_M, BLOCK_K)
+        asked = ask(weight_ptr, rows, weight_ptr, rows + HALF, mask_n, norm_ptr, K, BLOCK_M, BLOCK_K)
     if PDL:
-        # In this order: once the next kernel starts, everything before this one is known to be over.
+        # In this order: once a program of the next kernel starts, what came before this kernel is known to be over.
+        # flash_decoding relies on that to read lengths early.
         tl.extra.cuda.gdc_wait()
         tl.extra.cuda.gdc_launch_dependents()
     # A sequence of length 0 has no newest token: nothing is written for it.
     offs_m = tl.arange(0, BLOCK_M).to(tl.int64)
     mask_m = offs_m < M
     position = tl.load(lengths_ptr + offs_m, mask=mask_m, other=0).to(tl.int64) - 1
-    mask = (position >= 0)[:, None] & mask_d[None, :]
+    mask = (position >= 0)[:, None] & mask_n[None, :]
     # Asked for before the products, which give it the time to arrive. The tables repeat themselves in the second half;
     # read as given, a caller may pass any rotation.
     angles = position[:, None] * (2 * HALF) + offs_d[None, :]
@@ -288,28 +288,36 @@ def decode_qkv_kernel(
     sin_low, sin_high = tl.load(sin_ptr + angles, mask=mask), tl.load(sin_ptr + angles + HALF, mask=mask)
     if weight_ptr is None:
         x_ptrs = x_ptr + offs_m[:, None] * K + rows[None, :]
-        mask_x = mask_m[:, None] & mask_d[None, :]
+        mask_x = mask_m[:, None] & mask_n[None, :]
         low, high = tl.load(x_ptrs, mask=mask_x).to(tl.float32), tl.load(x_ptrs + HALF, mask=mask_x).to(tl.float32)
     else:
         low, high = products(
-            asked, x_ptr, weight_ptr, rows, weight_ptr, rows + HALF, mask_d, norm_ptr, eps, M, K, SLICES, BLOCK_M,
+            asked, x_ptr, weight_ptr, rows, weight_ptr, rows + HALF, mask_n, norm_ptr, eps, M, K, SLICES, BLOCK_M,
             BLOCK_N, BLOCK_K,
         )  # fmt: skip
         if bias_ptr is not None:
-            low += tl.load(bias_ptr + rows, mask=mask_d, other=0.0).to(tl.float32)[None, :]
-            high += tl.load(bias_ptr + rows + HALF, mask=mask_d, other=0.0).to(tl.float32)[None, :]
-    if head < q_heads + kv_heads:
-        low, high = low * cos_low - high * sin_low, high * cos_high + low * sin_high
-    if head < q_heads:
-        ptrs = q_ptr + (offs_m * q_heads + head)[:, None] * (2 * HALF)
-    elif head < q_heads + kv_heads:
-        kv_head = (head - q_heads).to(tl.int64)
-        ptrs = k_cache_ptr + (offs_m * k_batch_stride + kv_head * k_head_stride + position * k_row_stride)[:, None]
-    else:
-        kv_head = (head - q_heads - kv_heads).to(tl.int64)
-        ptrs = v_cache_ptr + (offs_m * v_batch_stride + kv_head * v_head_stride + position * v_row_stride)[:, None]
-    tl.store(ptrs + offs_d[None, :], low.to(q_ptr.dtype.element_ty), mask=mask)
-    tl.store(ptrs + offs_d[None, :] + HALF, high.to(q_ptr.dtype.element_ty), mask=mask)
+            low += tl.load(bias_ptr + rows, mask=mask_n, other=0.0).to(tl.float32)[None, :]
+            high += tl.load(bias_ptr + rows + HALF, mask=mask_n, other=0.0).to(tl.float32)[None, :]
+    turned_low, turned_high = low * cos_low - high * sin_low, high * cos_high + low * sin_high
+    # Each element has one of three places.
+    q_ptrs = q_ptr + (offs_m[:, None] * q_heads + heads[None, :]) * (2 * HALF) + offs_d[None, :]
+    of_q = mask & (heads < q_heads)[None, :]
+    tl.store(q_ptrs, turned_low.to(q_ptr.dtype.element_ty), mask=of_q)
+    tl.store(q_ptrs + HALF, turned_high.to(q_ptr.dtype.element_ty), mask=of_q)
+    k_heads = heads - q_heads
+    k_rows = (offs_m * k_batch_stride + position * k_row_stride)[:, None] + k_heads.to(tl.int64)[
+        None, :
+    ] * k_head_stride
+    of_k = mask & ((k_heads >= 0) & (k_heads < kv_heads))[None, :]
+    tl.store(k_cache_ptr + k_rows + offs_d[None, :], turned_low.to(q_ptr.dtype.element_ty), mask=of_k)
+    tl.store(k_cache_ptr + k_rows + offs_d[None, :] + HALF, turned_high.to(q_ptr.dtype.element_ty), mask=of_k)
+    v_heads = k_heads - kv_heads
+    v_rows = (offs_m * v_batch_stride + position * v_row_stride)[:, None] + v_heads.to(tl.int64)[
+        None, :
+    ] * v_head_stride
+    of_v = mask & (v_heads >= 0)[None, :]
+    tl.store(v_cache_ptr + v_rows + offs_d[None, :], low.to(q_ptr.dtype.element_ty), mask=of_v)
+    tl.store(v_cache_ptr + v_rows + offs_d[None, :] + HALF, high.to(q_ptr.dtype.element_ty), mask=of_v)
 
 
 def decode_linear(
@@ -433,11 +441,11 @@ def decode_qkv(
         return q
     K = hidden_size
     source: tuple = (x, norm_weight, weight, bias)
-    if batch > tiles.DECODE_ROWS:
+    if not tiles.fuses_qkv(batch):
         x, K = linear(rms_norm(x, norm_weight, eps), weight, bias), N
         source = (x, None, None, None)
-    tile = tiles.decode_qkv(batch, heads + 2 * kv_heads, head_dim // 2, hidden_size, x.dtype, x.device)
-    decode_qkv_kernel[((heads + 2 * kv_heads) * triton.cdiv(head_dim // 2, tile["BLOCK_N"]),)](
+    tile = tiles.decode_qkv(batch, N // 2, hidden_size, x.dtype, x.device)
+    decode_qkv_kernel[(triton.cdiv(N // 2, tile["BLOCK_N"]),)](
         q, k_cache, v_cache, *source, cos, sin, lengths, *k_cache.stride()[:3], *v_cache.stride()[:3],
         batch, heads, kv_heads, eps, K, head_dim // 2, **tiles.dependent(x.device), **tile,
     )  # fmt: skip

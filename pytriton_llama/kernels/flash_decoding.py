@@ -38,8 +38,8 @@ def find_piece(
     BLOCK_N: tl.constexpr,
     MIN_STEPS: tl.constexpr,
 ):
-    """Whose keys are a program's: the sequence (``batch_size`` if it has none), its first key and the one after its
-    last, and the numbers of that sequence's first piece and of its pieces."""
+    """Whose keys are a program's: the sequence (``batch_size`` or more if nobody's), its first key and the one after
+    its last, and the numbers of that sequence's first piece and of its pieces."""
     offs_b = tl.arange(0, BLOCK_B)
     mask = offs_b < batch_size
     stop = tl.load(lengths_ptr + offs_b, mask=mask, other=0)
@@ -231,8 +231,8 @@ def flash_decoding(
         group = heads // kv_heads
         scale = head_dim**-0.5 if scale is None else scale
         pieces, tile = tiles.flash_decoding(batch, kv_heads, group, max_length, head_dim, q)
-        # Each sequence may have one piece more that is not full.
-        programs = (pieces + batch) * kv_heads
+        # Each sequence but one may have a piece more, one that is not full.
+        programs = (pieces + batch - 1) * kv_heads
         partial = torch.empty((programs, group, head_dim), dtype=torch.float32, device=q.device)
         lse = torch.empty((programs, group), dtype=torch.float32, device=q.device)
         flash_decoding_kernel[(programs,)](

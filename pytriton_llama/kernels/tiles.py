@@ -332,8 +332,8 @@ def flash_decoding(
 ) -> tuple[int, dict]:
     """Into how many pieces a key/value head's keys are cut, all sequences together, and a piece's steps.
 
-    ``group`` is the number of query heads of each key/value head; each sequence may have one piece more that is not
-    full. MIN_STEPS · BLOCK_N keys are not worth cutting. Measured on an H100 in bfloat16.
+    ``group`` is the number of query heads of each key/value head; each sequence but one may have a piece more, one that
+    is not full. MIN_STEPS · BLOCK_N keys are not worth cutting. Measured on an H100 in bfloat16.
     """
     BLOCK_D = max(16, triton.next_power_of_2(head_dim))
     BLOCK_G = triton.next_power_of_2(group)
@@ -397,19 +397,28 @@ def decode_linear(M: int, N: int, K: int, weights: int, dtype: torch.dtype, devi
     return {"SLICES": 1, "BLOCK_M": 1, "BLOCK_N": BLOCK_N, "BLOCK_K": BLOCK_K, "num_warps": num_warps}
 
 
-def decode_qkv(M: int, heads: int, half: int, K: int, dtype: torch.dtype, device: torch.device) -> dict:
-    """As :func:`decode_linear`'s; rows are halves of heads, and no program has rows of two."""
-    if M > DECODE_ROWS:
-        blocks = {"BLOCK_M": triton.next_power_of_2(M), "BLOCK_N": triton.next_power_of_2(half)}
-        return {"SLICES": 1, "BLOCK_K": 1} | blocks
-    tile = decode_linear(M, heads * half, K, 2, dtype, device)
-    return tile | {"BLOCK_N": min(tile["BLOCK_N"], triton.next_power_of_2(half))}
+def fuses_qkv(M: int) -> bool:
+    """Whether decode_qkv makes its products itself. The interpreter would load rows of several heads element by
+    element."""
+    return M <= DECODE_ROWS and not interpreted()
+
+
+def decode_qkv(M: int, N: int, K: int, dtype: torch.dtype, device: torch.device) -> dict:
+    """As :func:`decode_linear`'s, for N pairs of rows."""
+    if fuses_qkv(M):
+        return decode_linear(M, N, K, 2, dtype, device)
+    # No products are left: a few elements a thread.
+    BLOCK_M = triton.next_power_of_2(M)
+    elements = INTERPRETED_ROWS if interpreted() else 2048
+    BLOCK_N = min(triton.next_power_of_2(N), max(1, elements // BLOCK_M))
+    return {"SLICES": 1, "BLOCK_M": BLOCK_M, "BLOCK_N": BLOCK_N, "BLOCK_K": 1}
 
 
 def _interpreted_decode(M: int, N: int, K: int) -> dict:
     # Here a product of matrices is cheaper than a sum, even with one row.
-    tile = _interpreted_linear(max(2, M), N, K)
-    return {"SLICES": 1} | {name: tile[name] for name in ("BLOCK_M", "BLOCK_N", "BLOCK_K")}
+    BLOCK_K = min(2048, max(16, triton.next_power_of_2(K)))
+    BLOCK_N = min(triton.next_power_of_2(N), (1 << 20) // BLOCK_K)
+    return {"SLICES": 1, "BLOCK_M": max(2, triton.next_power_of_2(M)), "BLOCK_N": BLOCK_N, "BLOCK_K": BLOCK_K}
 
 
 def next_token(V: int, hidden_size: int, num_stop_tokens: int) -> dict:

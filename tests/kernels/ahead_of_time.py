@@ -42,7 +42,7 @@ SHARED = {
     "gfx942": 65536,
 }
 WITH_TMA = ("sm_90", "sm_100")
-TYPES = {torch.float32: "fp32", torch.float16: "fp16", torch.bfloat16: "bf16", torch.int32: "i32"}
+TYPES = {torch.float32: "fp32", torch.float16: "fp16", torch.bfloat16: "bf16", torch.int32: "i32", torch.int64: "i64"}
 
 
 def arch(target: str) -> tuple[int, int]:
@@ -174,7 +174,40 @@ def calls(dtype: torch.dtype):
         )
         many = empty(1, 2, 5000, head_dim, dtype=dtype)
         yield kernels.flash_attention, (many, many, many, True)
-        yield kernels.flash_decoding, (q[:, :, 0], k, k, lengths)
+        # Few sequences and many, short caches and long.
+        for batch, max_length in ((2, 128), (2, 4096), (64, 128)):
+            cache = empty(batch, 2, max_length, head_dim, dtype=dtype)
+            lengths = empty(batch, dtype=torch.int32)
+            yield kernels.flash_decoding, (empty(batch, 6, head_dim, dtype=dtype), cache, cache, lengths)
+    yield from decode_calls(dtype)
+
+
+# (heads, kv_heads, head_dim, intermediate_size) of hidden sizes that between them select every tile of a decode step.
+DECODING = ((9, 3, 64, 1536), (32, 8, 64, 8192), (32, 8, 128, 14336))
+
+
+def decode_calls(dtype: torch.dtype):
+    for M in (1, 16, 64):
+        for heads, kv_heads, head_dim, inter in DECODING:
+            hidden = heads * head_dim
+            x, weight, norm = (
+                empty(M, hidden, dtype=dtype),
+                empty(hidden, hidden, dtype=dtype),
+                empty(hidden, dtype=dtype),
+            )
+            gate, down = empty(inter, hidden, dtype=dtype), empty(hidden, inter, dtype=dtype)
+            cache, angles = empty(M, kv_heads, 128, head_dim, dtype=dtype), empty(128, head_dim, dtype=torch.float32)
+            qkv = empty((heads + 2 * kv_heads) * head_dim, hidden, dtype=dtype)
+            lengths = empty(M, dtype=torch.int32)
+            yield kernels.decode_linear, (x, weight, norm, None, 1e-5, x)
+            yield kernels.decode_linear, (x, gate, None, norm, 1e-5, None, gate)
+            yield kernels.decode_linear, (empty(M, inter, dtype=dtype), down)
+            yield kernels.decode_linear, (x, empty(32768, hidden, dtype=dtype), None, norm)
+            yield kernels.decode_qkv, (x, qkv, None, norm, 1e-5, angles, angles, lengths, cache, cache)
+    flags = [empty(2, dtype=t) for t in (torch.float32, torch.int64, *(torch.int32,) * 4)]
+    embedding, tokens = empty(5000, 576, dtype=dtype), empty(4, 2, dtype=torch.int32)
+    state = (*flags[:5], flags[5], tokens, flags[5])
+    yield kernels.next_token, (empty(2, 5000, dtype=dtype), *state, embedding, empty(2, 576, dtype=dtype))
 
 
 def row_calls(x: torch.Tensor, weight: torch.Tensor):
@@ -214,7 +247,7 @@ LENGTHS = range(1, 8193)
 
 def as_on(target: str, launch) -> None:
     """Wrappers take CPU tensors for tensors on that GPU from now on, and call ``launch`` instead of launching."""
-    for cached in (tiles.linear, tiles.swiglu, tiles.dependent, tiles.multiprocessors):
+    for cached in (tiles.linear, tiles.swiglu, tiles.decode_linear, tiles.dependent, tiles.multiprocessors):
         cached.cache_clear()
     tiles.interpreted = lambda: False
     tiles.capability = lambda _: arch(target)

@@ -18,6 +18,7 @@ def rows(request, monkeypatch) -> int:
     """Rows of x, with tiles as small as on a GPU: several programs, several steps along K."""
     if interpreted():
         monkeypatch.setattr(tiles, "decode_linear", lambda M, *_: ONE_ROW if M == 1 else SLICED)
+        monkeypatch.setattr(tiles, "fuses_qkv", lambda M: M <= tiles.DECODE_ROWS)
     return request.param
 
 
@@ -96,6 +97,11 @@ def test_qkv(heads, kv_heads, head_dim, rows, dtype, randn):
     for actual, expected in ((q[there], oracle[there]), *zip(arguments[-2:], doubled[-2:], strict=True)):
         expected_size = expected.abs().nan_to_num().amax().reshape([1] * expected.dim()) if expected.numel() else None
         assert_close(actual, expected, size=expected_size)
+
+
+def test_qkv_apart(dtype, randn):
+    """The same where the products are another kernel's, as in the interpreter and beyond 16 sequences."""
+    test_qkv(4, 2, 16, 20, dtype, randn)
 
 
 def test_qkv_without_bias(randn, rows):

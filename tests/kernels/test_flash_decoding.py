@@ -32,13 +32,16 @@ def test_lengths_of_their_own(head_dim, heads, dtype, randn):
     check(*inputs(randn, dtype, 5, *heads, 300, head_dim, [0, 1, 17, 299, 300]))
 
 
-@pytest.mark.parametrize("pieces", [1, 2, 8, 64])
-def test_pieces(pieces, monkeypatch, randn):
-    """Catches pieces that overlap or leave keys out, a merge that mixes two sequences' or heads' pieces, and a counter
-    that is not at zero for the second launch."""
+@pytest.mark.parametrize("pieces", [1, 2, 3, 8, 64])
+@pytest.mark.parametrize(
+    "lengths", [[0, 1, 40, 500, 33], [17, 17, 17], [0, 0], [500], [16, 1, 1, 1, 1, 1, 1, 1]], ids=str
+)
+def test_pieces(lengths, pieces, monkeypatch, randn):
+    """Catches pieces that overlap or leave keys out, one program too few for them, a merge that mixes two sequences' or
+    heads' pieces, and a counter that is not at zero for the second launch."""
     tile = {"BLOCK_B": 8, "BLOCK_N": 16, "BLOCK_D": 32, "BLOCK_G": 16, "MIN_STEPS": 1}
     monkeypatch.setattr(tiles, "flash_decoding", lambda *_: (pieces, tile))
-    arguments = inputs(randn, torch.float32, 5, 6, 2, 500, 32, [0, 1, 40, 500, 33])
+    arguments = inputs(randn, torch.float32, len(lengths), 6, 2, 500, 32, lengths)
     for _ in range(2):
         check(*arguments)
         check(*arguments, window=37, scale=0.5)

@@ -1,0 +1,86 @@
+"""``bench generate``: every contender computes what ours does, and what is recorded comes back. Times need a GPU."""
+
+import pytest
+import torch
+
+from pytriton_llama import Llama
+from pytriton_llama.bench import decode_steps, figures, generate, results
+from pytriton_llama.bench.torch_decoder import TorchDecoder, error
+from pytriton_llama.errors import LlamaError
+from pytriton_llama.runtime import interpreted
+
+TINY = {
+    "model_type": "llama",
+    "vocab_size": 97,
+    "hidden_size": 64,
+    "intermediate_size": 96,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "eos_token_id": [],
+    "rope_theta": 500.0,
+    "max_position_embeddings": 512,
+    "tie_word_embeddings": True,
+    "rope_scaling": {
+        "rope_type": "llama3",
+        "factor": 8.0,
+        "low_freq_factor": 1.0,
+        "high_freq_factor": 4.0,
+        "original_max_position_embeddings": 64,
+    },
+}
+
+
+@pytest.fixture
+def llama() -> Llama:
+    return Llama.from_config(TINY, dtype="float32")
+
+
+@torch.no_grad()
+def test_every_step_computes_the_same(llama):
+    """Catches a step of the waterfall that leaves something out: it would be fast."""
+    steps = decode_steps.Steps(llama.model, 37)
+    expected = steps.fused()[0]
+    for step in (steps.eager, steps.apart, steps.gemv):
+        assert error(step(), expected) < 1e-5, step.__name__
+
+
+@torch.no_grad()
+def test_peers_have_our_weights(llama):
+    """Catches q, k and v joined in another order, or RoPE's scaling lost on the way to transformers."""
+    ids = generate.prompt_ids(97, generate.PROMPT)
+    tensor = torch.tensor(ids, device=llama.model.device)
+    theirs = generate.transformers_model(llama, generate._weights(llama))
+    generate.agree(theirs(tensor[None]).logits[0, -1], llama)
+    generate.agree(TorchDecoder(llama.model, 200)(tensor, torch.arange(len(ids), device=tensor.device)), llama)
+    with pytest.raises(AssertionError, match="off"):
+        generate.agree(theirs(tensor[None]).logits[0, -2], llama)
+
+
+def recorded(environment: results.Environment) -> list[generate.Row]:
+    times = (("pytriton_llama", 0.9), ("pytriton_llama, 16 sequences", 2.0), ("torch.compile", 1.4))
+    rows = [
+        generate._row("llama-3.2-1b", n, generate.Times(t / 1e3), "", 1, 2.4e9, 3e12, environment) for n, t in times
+    ]
+    return [*rows, generate._row("llama-3.2-1b", "transformers", None, "not there", 1, 2.4e9, 3e12, environment)]
+
+
+def test_what_is_recorded_comes_back(environment, tmp_path):
+    """Catches a column lost, a missing peer that breaks the plot, and a README section that is left as it was."""
+    pytest.importorskip("matplotlib")
+    rows = recorded(environment)
+    generate.write(tmp_path, rows, {"eager torch": 1e-2, "PDL": 9e-4})
+    assert generate.read(tmp_path / "generate-llama-3.2-1b.csv") == rows
+    assert (tmp_path / "generate-llama-3.2-1b.png").stat().st_size > 10_000
+    steps = (tmp_path / "decode-steps-llama-3.2-1b.csv").read_text().splitlines()
+    assert [line.split(",")[:2] for line in steps[1:]] == [["eager torch", "10000.0"], ["PDL", "900.0"]]
+    text = figures.updated("a\n<!-- bench:generate-llama-3.2-1b -->\nold\n<!-- /bench -->\nb\n", tmp_path)
+    assert "old" not in text and "| pytriton_llama | 1111.1 |" in text
+    assert figures.disagreements(text, tmp_path) == []
+
+
+@pytest.mark.skipif(not interpreted(), reason="a GPU would measure")
+def test_without_a_gpu():
+    """Catches minutes of loading before the refusal."""
+    with pytest.raises(LlamaError, match="GPU"):
+        generate.command("llama-3.1-8b", record=False)
