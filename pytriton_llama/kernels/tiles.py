@@ -350,13 +350,13 @@ def flash_decoding(
     arch = capability(q.device)
     if q.dtype == torch.float32:
         BLOCK_N, num_stages = max(16, 2048 // BLOCK_D), 1
-    elif BLOCK_D == 256 or arch not in ((8, 0), (9, 0), (10, 0)):
+    elif BLOCK_D == 256 or arch not in ((8, 0), (9, 0)):
         BLOCK_N, num_stages = max(16, min(64, 4096 // BLOCK_D)), 2 if arch >= (8, 0) else 1
     elif BLOCK_D == 128 and arch == (8, 0):
         num_stages = 2
     # 16: the fewest rows that a tensor core takes.
     tile |= {"BLOCK_N": BLOCK_N, "BLOCK_G": max(16, BLOCK_G), "MIN_STEPS": 4 if long else 2}
-    return pieces, tile | {"num_warps": 4, "num_stages": num_stages}
+    return pieces, tile | {"num_warps": 8 if BLOCK_D == 256 else 4, "num_stages": num_stages}
 
 
 # More rows than these are linear's, with a norm of its own.
@@ -378,7 +378,9 @@ def decode_linear(M: int, N: int, K: int, weights: int, dtype: torch.dtype, devi
         elif N * weights >= 8192:  # programs enough
             SLICES, BLOCK_N, BLOCK_K, num_stages = 2, 32, 128, 2
         tile = {"SLICES": SLICES, "BLOCK_M": 16, "BLOCK_N": BLOCK_N, "BLOCK_K": BLOCK_K}
-        return tile | {"num_warps": SLICES, "num_stages": num_stages}
+        # float32 has no tensor cores under "ieee": the products are done in registers, of which more warps have more.
+        num_warps = 2 * SLICES if dtype == torch.float32 else SLICES
+        return tile | {"num_warps": num_warps, "num_stages": num_stages}
     if dtype == torch.float32:
         BLOCK_N, BLOCK_K, num_warps = 1, 1024, 4
     elif K <= 1024 or (weights == 2 and K <= 2048):
