@@ -135,7 +135,7 @@ def measure(model: LlamaModel, length: int) -> dict[str, float]:
     for step in (steps.apart, steps.gemv, steps.fused):
         off = error(step(), exact)
         assert off <= allowed, f"{step.__name__}: logits are {off:.2g} off, more than {allowed:.2g}"
-    found = {"eager torch": from_host(steps.eager), "kernels of 02-07": from_host(steps.apart)}
+    found = {"eager torch": from_host(steps.eager), "kernels of 02-08": from_host(steps.apart)}
     with without_pdl():
         found["in one CUDA graph"] = in_graph(steps.apart)
         found["GEMV"] = in_graph(steps.gemv)

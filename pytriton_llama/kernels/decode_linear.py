@@ -1,17 +1,18 @@
 """The linear layers of a decode step: few rows of x, so that reading the weight is all the work there is.
 
-    y = n·weightᵀ + bias + residual   or   silu(n·weightᵀ) · (n·up_weightᵀ)        with n = x, or rms_norm(x)
+    y = n·weightᵀ + bias + residual   or   silu(n·weightᵀ) · (n·up_weightᵀ) + residual      with n = x, or rms_norm(x)
 
     x: (M, K), M up to 16   weight, up_weight: (N, K)   residual, y: (M, N)
 
 A multiply and an add for each 16-bit weight: a GPU could do hundreds in the time that the weight takes to arrive. So
-what counts is that memory never waits. A program takes few rows of the weight and asks for them *before* it waits for
-the previous kernel, whose last programs are still running (programmatic dependent launch); and what stood between two
-products in a kernel of its own is done on the way in or out. The norm needs no pass of its own: its factor 1/rms is
-the same for a whole row of x, so it is summed up beside the product and applied to the sum.
+what counts is that memory never waits, and that little time passes between two kernels: what stood there in kernels of
+its own is done on the way in or out. The norm needs no pass of its own: its factor 1/rms is the same for a whole row of
+x, so it is summed up beside the product and applied to the sum.
 
-With one row (M = 1) the product is a sum in registers; with more, tensor cores take the weight as their left factor.
-``decode_qkv`` is the form for attention: it turns q and k by their positions' angles and writes k and v into the cache.
+With one row (M = 1) the product is a sum in registers; a program takes few rows of the weight, and asks for them
+*before* it waits for the previous kernel, whose last programs are still running (programmatic dependent launch). With
+more rows, tensor cores make the product. ``decode_qkv`` is the form for attention: it turns q and k by their positions'
+angles and writes k and v into the cache.
 """
 
 import torch
@@ -139,7 +140,7 @@ def some_rows(
     up_ptrs = weight_ptrs
     if up_ptr is not None:
         up_ptrs = up_ptr + up_rows.to(tl.int64)[None, :, None] * K + offs_k[:, None, :]
-    # Tensor cores take 16 rows or more on the left: the weight's, since x may have fewer.
+    # As linear's SWAP: the weight's rows on the left, x's, padded to BLOCK_M, on the right.
     acc = tl.zeros((SLICES, BLOCK_N, BLOCK_M), tl.float32)
     up_acc = tl.zeros((SLICES, BLOCK_N, BLOCK_M), tl.float32)
     squares = tl.zeros((SLICES, BLOCK_M, SLICE), tl.float32)
@@ -329,8 +330,8 @@ def decode_linear(
     residual: torch.Tensor | None = None,
     up_weight: torch.Tensor | None = None,
 ) -> torch.Tensor:
-    """``n @ weight.T + bias + residual``, or ``silu(n @ weight.T) * (n @ up_weight.T)``, where ``n`` is x or, with a
-    ``norm_weight``, ``rms_norm(x, norm_weight, eps)``; for few rows; forward only.
+    """``n @ weight.T + bias + residual``, or ``silu(n @ weight.T) * (n @ up_weight.T) + residual``, where ``n`` is x or,
+    with a ``norm_weight``, ``rms_norm(x, norm_weight, eps)``; for few rows; forward only.
 
     Args:
         x: (..., K), contiguous. Beyond 16 rows (M, the product of its other dimensions) the work is done by
@@ -343,7 +344,8 @@ def decode_linear(
         up_weight: as ``weight``.
 
     Returns:
-        A new (..., N) tensor of x's dtype. Sums are float32; float32 inputs are multiplied as such (no TF32).
+        A new (..., N) tensor of x's dtype. Sums are float32; float32 inputs are multiplied as such (no TF32). With 2 to
+        16 rows, weight · norm_weight is rounded to the dtype first: results may differ from one row's in last digits.
 
     Raises:
         TypeError, ValueError: shapes that do not fit, tensors that are not contiguous, and
@@ -459,9 +461,10 @@ def _sizes(op, x, weight, bias, norm_weight) -> tuple[int, int, int]:
         f"{op}: x is {tuple(x.shape)}, weight {tuple(weight.shape)}; needed: (..., K) and (N, K)",
     )
     N, K = weight.shape
+    need(K > 0, f"{op}: weight is {tuple(weight.shape)}; needed: K above 0")
     need(bias is None or bias.shape == (N,), f"{op}: bias must be ({N},)")
     need(norm_weight is None or norm_weight.shape == (K,), f"{op}: norm_weight must be ({K},)")
-    return x[..., 0].numel() if K else 0, N, K
+    return x.numel() // K, N, K
 
 
 def _need_contiguous(op: str, **tensors: torch.Tensor | None) -> None:

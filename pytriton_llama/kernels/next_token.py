@@ -1,7 +1,7 @@
 """The end of a decode step: choose each sequence's next token, and make everything ready for the next step.
 
     token[b] = argmaxᵥ logits[b, v]                                              at temperature 0
-    token[b] = argmaxᵥ (logits[b, v] / temperature[b] − log(−log u[b, v]))       else, with u uniform in (0, 1)
+    token[b] = argmaxᵥ (logits[b, v] / temperature[b] − log(−log u[b, v]))       else, with u uniform in [0, 1)
 
     logits: (batch, vocab_size)
 

@@ -118,6 +118,7 @@ def test_bad_arguments_are_named(randn):
     x, weight = randn(2, 64), randn(8, 64)
     for call, message in (
         (lambda: decode_linear(x, weight[:, :32]), "needed: "),
+        (lambda: decode_linear(x[:, :0], weight[:, :0]), "K above 0"),
         (lambda: decode_linear(randn(2, 128)[:, ::2], weight), "x must be contiguous"),
         (lambda: decode_linear(x, weight, bias=randn(8), up_weight=weight), "exclude each other"),
         (lambda: decode_linear(x, weight, residual=x), "residual must be"),
