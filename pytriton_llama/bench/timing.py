@@ -44,7 +44,7 @@ class CudaTimer:
         graph = torch.cuda.CUDAGraph()
         # Outputs stay alive for one round, else the allocator would hand the same memory (in L2) to every call.
         outputs: deque = deque(maxlen=len(sets))
-        with torch.cuda.graph(graph):
+        with torch.cuda.graph(graph, stream=side):
             for i in range(calls):
                 outputs.append(run(*sets[i % len(sets)]))
         start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)

@@ -7,8 +7,8 @@
 One query gives :mod:`~pytriton_llama.kernels.flash_attention` one program a head: too few for a GPU. Here the keys of
 all sequences are cut into pieces of one size, about as many as the GPU has room for, and each piece is a program's, for
 all query heads of a group. Lengths are read on the device: where the cuts are changes from step to step, the launch
-does not, so that a CUDA graph can repeat it. A piece s leaves a result oₛ with its log-sum-exp lₛ; the program that
-finishes a sequence's last piece merges them:
+does not, so that a CUDA graph can repeat it. A piece s leaves a result oₛ with its log-sum-exp lₛ; of the programs of a
+sequence and key/value head, the last to finish merges them:
 
     o = Σₛ 2^(lₛ − l) · oₛ      with l = log2 Σₛ 2^lₛ
 
@@ -47,7 +47,7 @@ def find_piece(
     if window is not None:
         first = tl.maximum(stop - window, 0)
     steps = tl.cdiv(stop - first, BLOCK_N)
-    # Of one size, whoever's they are: then no program works longer than the others.
+    # Of one size, whoever's they are: then no program works longer than a piece.
     steps_per_piece = tl.maximum(tl.cdiv(tl.sum(steps, 0), pieces), MIN_STEPS)
     # One at least: a sequence without keys has a result too, of zeros.
     count = tl.where(mask, tl.maximum(tl.cdiv(steps, steps_per_piece), 1), 0)
@@ -73,7 +73,7 @@ def merge(partial_ptr, lse_ptr, stride, count, GROUP: tl.constexpr, HEAD_DIM: tl
     for s in range(0, count, BLOCK_S):
         rows = (s + offs_s)[:, None] * stride + offs_r[None, :]
         mask = (s + offs_s < count)[:, None] & (offs_r < GROUP)[None, :]
-        # ".cg": other processors have written this since; the first-level cache may not know.
+        # What orders these loads after the others' stores is the count. ".cg" is a hint: nothing is read twice here.
         lse = tl.load(lse_ptr + rows, mask=mask, other=float("-inf"), cache_modifier=".cg")
         mask_d = mask[:, :, None] & (offs_d < HEAD_DIM)[None, None, :]
         ptrs = partial_ptr + rows[:, :, None] * HEAD_DIM + offs_d[None, None, :]
@@ -194,7 +194,7 @@ def flash_decoding(
         scale: of the scores; default 1/√head_dim.
         window: only the ``window`` newest keys are seen.
         after_qkv: the previous launch was :func:`~pytriton_llama.kernels.decode_qkv`, with these lengths. They are then
-            read while it is still at work: it lets no program of this one start before they are final.
+            read while it is still at work: it lets no program of this one start before it has seen them itself.
 
     Returns:
         (batch, heads, head_dim) of q's dtype; 0 for a sequence of length 0.
@@ -254,7 +254,7 @@ def flash_decoding(
             scale * math.log2(math.e),
             GROUP=group,
             HEAD_DIM=head_dim,
-            AFTER_QKV=after_qkv,
+            AFTER_QKV=after_qkv and lengths.is_contiguous(),
             **tiles.dependent(q.device),
             **tile,
         )

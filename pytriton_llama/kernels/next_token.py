@@ -72,7 +72,7 @@ def next_token_kernel(
     if done == CHUNKS - 1:
         tl.store(counter_ptr + b, 0)  # for the next launch
         offs_c = tl.arange(0, BLOCK_C)
-        # ".cg": other processors have written this since; the first-level cache may not know.
+        # Ordered after the others' stores by the count; ".cg", a hint: nothing is read twice here.
         bests = tl.load(best_ptr + b * CHUNKS + offs_c, mask=offs_c < CHUNKS, other=float("-inf"), cache_modifier=".cg")
         winner = tl.argmax(bests, axis=0)
         token = tl.load(index_ptr + b * CHUNKS + winner, cache_modifier=".cg")
