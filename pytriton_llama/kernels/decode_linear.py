@@ -330,8 +330,8 @@ def decode_linear(
     residual: torch.Tensor | None = None,
     up_weight: torch.Tensor | None = None,
 ) -> torch.Tensor:
-    """``n @ weight.T + bias + residual``, or ``silu(n @ weight.T) * (n @ up_weight.T) + residual``; ``n`` is x or, given
-    a ``norm_weight``, ``rms_norm(x, norm_weight, eps)``. For few rows; forward only.
+    """``n @ weight.T + bias + residual``, or ``silu(n @ weight.T) * (n @ up_weight.T) + residual``; ``n`` is x or, with
+    ``norm_weight``, ``rms_norm(x, norm_weight, eps)``. For few rows; forward only.
 
     Args:
         x: (..., K), contiguous. Beyond 16 rows (M, the product of its other dimensions) the work is done by
