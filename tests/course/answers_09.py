@@ -78,11 +78,11 @@ def likeliest_kernel(
     tl.store(index_ptr + tl.program_id(0), tl.program_id(0) * BLOCK_N + index)
 
 
-def likeliest(x, weight, OFF=float("-inf"), what="index", last=False):
-    (N, K), programs = weight.shape, triton.cdiv(len(weight), 16)
+def likeliest(x, weight, OFF=float("-inf"), what="index", last=False, BLOCK_N=16):
+    (N, K), programs = weight.shape, triton.cdiv(len(weight), BLOCK_N)
     best = torch.empty(programs, device=x.device)
     index = torch.empty(programs, dtype=torch.int32, device=x.device)
-    likeliest_kernel[(programs,)](best, index, x, weight, N, K, OFF, 16, 64)
+    likeliest_kernel[(programs,)](best, index, x, weight, N, K, OFF, BLOCK_N, 64)
     if what == "best":
         return best.max()
     if what == "first program's":
@@ -124,6 +124,9 @@ ANSWERS = {
             functools.partial(int8_rows, WHERE="first"): "row n has its own scale",
             functools.partial(int8_rows, MASKED_K=False): "an access outside of a tensor",
             functools.partial(int8_rows, WHERE="each"): "a scale is loaded once a row",
+            lambda x, weight, scales: int8_rows(
+                x, weight.float() * scales[:, None], torch.ones_like(scales)
+            ): "in int8",
             lambda x, weight, scales: weight.float() @ x * scales: "no kernel of yours was launched",
         },
     ),
@@ -133,6 +136,7 @@ ANSWERS = {
             functools.partial(likeliest, what="best"): "asked for is where it stands",
             functools.partial(likeliest, what="first program's"): "the best of all programs'",
             functools.partial(likeliest, OFF=0.0): "must not win with its 0",
+            functools.partial(likeliest, OFF=0.0, BLOCK_N=8): "must not win with its 0",
             functools.partial(likeliest, last=True): "of equals, the first",
             all_logits: "the logits are written",
         },

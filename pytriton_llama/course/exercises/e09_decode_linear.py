@@ -8,6 +8,7 @@ import torch
 from pytriton_llama.course.exercises import Answer, agrees, exercise, watched
 from pytriton_llama.course.inputs import Draw, device
 from pytriton_llama.course.traffic import traffic
+from pytriton_llama.interpreter import trace
 
 
 @exercise("09.a", "bytes of a token")
@@ -61,7 +62,17 @@ def int8_rows(answer: Answer) -> Iterator[tuple[bool, str]]:
         yield agrees(watched(answer, *given), product(*given)), hint
     given = case(64, 512)
     yield agrees(watched(answer, *given), product(*given)), "64 rows of 512"
-    asked = traffic(answer, *given).loaded - 64 * 512
+    with trace() as t:
+        answer(*given)
+    # The argument of which 64 · 512 numbers are read is the weight: a byte each.
+    whole = [
+        launch.loaded[name]
+        for launch in t.launches
+        for name in launch.loaded
+        if len(launch.touched(name, "load")) == 64 * 512
+    ]
+    yield max(whole, default=0) <= 64 * 512, "the kernel is to read the weight in int8, once, not a wider copy"
+    asked = t.bytes_loaded - 64 * 512
     # x once a program, of which there are at most as many as rows; scales once.
     yield asked <= 64 * 512 * 4 + 64 * 4, "a scale is loaded once a row: it factors out of the sum, as 1/rms does"
 
@@ -89,7 +100,7 @@ def likeliest(answer: Answer) -> Iterator[tuple[bool, str]]:
     yield int(got) != 2, "that is the largest product; asked for is where it stands"
     yield int(got) == 5, "16 rows, row 5 the largest"
     yield int(watched(answer, *one_hot(1000, {7: 2.0, 900: 3.0}, 0.0))) == 900, "1000 rows: the best of all programs'"
-    given = one_hot(1000, {333: -1.0}, -2.0)
+    given = one_hot(1001, {333: -1.0}, -2.0)  # odd: some lane is off, however many rows a program takes
     yield int(watched(answer, *given)) == 333, "all products negative: a lane that is off must not win with its 0"
     given = one_hot(1000, {40: 3.0, 41: 3.0, 901: 3.0}, 0.0)
     yield int(watched(answer, *given)) == 40, "of equals, the first"
@@ -97,4 +108,5 @@ def likeliest(answer: Answer) -> Iterator[tuple[bool, str]]:
     yield int(watched(answer, *given)) == index(*given), "K = 300, no power of two"
     given = draw(128, dtype=torch.float16), draw(512, 128, dtype=torch.float16)
     yield int(watched(answer, *given)) == index(*given), "fp16"
+    # At 16 rows a program: a best and an index, 8 or 12 bytes, for 32 bytes of logits.
     yield traffic(answer, *given).stored < 512 * 2, "the logits are written: only each program's best may leave it"
