@@ -129,7 +129,7 @@ COLLEAGUES: dict[str, dict] = {
     "gives a sequence without keys no piece": {"least": 0},
     "makes pieces overlap by a key": {"overlap": 1},
     "counts a sequence's keys from piece 0, not from its own first piece": {"own_first": False},
-    "launches `pieces` programs, not pieces + batch": {"programs": PIECES},
+    "launches `pieces` programs, not pieces + batch − 1": {"programs": PIECES},
     "rounds steps down: a last step that is not full has no place": {"steps_of": lambda n: n // STEP},
 }
 
