@@ -135,7 +135,6 @@ ANSWERS = {
         {
             functools.partial(likeliest, what="best"): "asked for is where it stands",
             functools.partial(likeliest, what="first program's"): "the best of all programs'",
-            functools.partial(likeliest, OFF=0.0): "must not win with its 0",
             functools.partial(likeliest, OFF=0.0, BLOCK_N=8): "must not win with its 0",
             functools.partial(likeliest, last=True): "of equals, the first",
             all_logits: "the logits are written",
