@@ -22,7 +22,7 @@ import triton.language as tl
 from pytriton_llama.kernels import tiles
 from pytriton_llama.kernels.arguments import check, need
 from pytriton_llama.kernels.fused_ffn import swiglu
-from pytriton_llama.kernels.linear import linear, wait_for_previous_kernel
+from pytriton_llama.kernels.linear import linear, wait_and_let_in
 from pytriton_llama.kernels.rms_norm import rms_norm
 
 
@@ -111,6 +111,17 @@ def one_row(
 
 
 @triton.jit
+def add_product(acc, weight, x):
+    """``acc`` + weight·xᵀ, slice by slice. One slice is a product of matrices, which alone Hopper's tensor cores do at
+    full speed."""
+    if weight.shape[0] == 1:
+        weight, x = tl.reshape(weight, weight.shape[1:]), tl.reshape(x, x.shape[1:])
+        return tl.dot(weight, x.T, acc, input_precision="ieee")
+    else:
+        return tl.dot(weight, tl.permute(x, (0, 2, 1)), acc, input_precision="ieee")
+
+
+@triton.jit
 def some_rows(
     x_ptr,
     weight_ptr,
@@ -130,7 +141,8 @@ def some_rows(
     """The same for up to BLOCK_M rows of x, (BLOCK_M, BLOCK_N), on tensor cores.
 
     A step along K is cut into slices, one a warp, each with a sum of its own: products that are added up in one place
-    wait for each other, and so few rows have no others that a tensor core could do meanwhile.
+    wait for each other, and so few rows have no others that a tensor core could do meanwhile. Where programs have 64
+    rows of the weight, there are others: one slice.
     """
     SLICE: tl.constexpr = BLOCK_K // SLICES
     offs_m = tl.arange(0, BLOCK_M)
@@ -142,7 +154,9 @@ def some_rows(
         up_ptrs = up_ptr + up_rows.to(tl.int64)[None, :, None] * K + offs_k[:, None, :]
     # As linear's SWAP: the weight's rows on the left, x's, padded to BLOCK_M, on the right.
     acc = tl.zeros((SLICES, BLOCK_N, BLOCK_M), tl.float32)
-    up_acc = tl.zeros((SLICES, BLOCK_N, BLOCK_M), tl.float32)
+    if SLICES == 1:
+        acc = tl.zeros((BLOCK_N, BLOCK_M), tl.float32)
+    up_acc = acc
     squares = tl.zeros((SLICES, BLOCK_M, SLICE), tl.float32)
     for k in range(0, K, BLOCK_K):
         inside = (k + offs_k < K)[:, None, :]
@@ -158,10 +172,12 @@ def some_rows(
             weight = (weight * norm).to(x.dtype)
             if up_ptr is not None:
                 up = (up * norm).to(x.dtype)
-        acc = tl.dot(weight, tl.permute(x, (0, 2, 1)), acc, input_precision="ieee")
+        acc = add_product(acc, weight, x)
         if up_ptr is not None:
-            up_acc = tl.dot(up, tl.permute(x, (0, 2, 1)), up_acc, input_precision="ieee")
-    y, up_y = tl.sum(acc, axis=0), tl.sum(up_acc, axis=0)
+            up_acc = add_product(up_acc, up, x)
+    y, up_y = acc, up_acc
+    if SLICES > 1:
+        y, up_y = tl.sum(acc, axis=0), tl.sum(up_acc, axis=0)
     if norm_ptr is not None:
         scale = tl.rsqrt(tl.sum(tl.sum(squares, axis=2), axis=0) / K + eps)[None, :]
         y, up_y = y * scale, up_y * scale
@@ -217,7 +233,7 @@ def decode_linear_kernel(
     offs_n = tl.program_id(0) * BLOCK_N + tl.arange(0, BLOCK_N)
     mask_n = offs_n < N
     asked = ask(weight_ptr, offs_n, up_ptr, offs_n, mask_n, norm_ptr, K, BLOCK_M, BLOCK_K)
-    wait_for_previous_kernel(PDL)
+    wait_and_let_in(PDL, BLOCK_M == 1)
     y, up = products(
         asked, x_ptr, weight_ptr, offs_n, up_ptr, offs_n, mask_n, norm_ptr, eps, M, K, SLICES, BLOCK_M, BLOCK_N,
         BLOCK_K,
@@ -273,10 +289,11 @@ def decode_qkv_kernel(
     if weight_ptr is not None:
         asked = ask(weight_ptr, rows, weight_ptr, rows + HALF, mask_n, norm_ptr, K, BLOCK_M, BLOCK_K)
     if PDL:
+        tl.extra.cuda.gdc_wait()
         # In this order: once a program of the next kernel starts, what came before this kernel is known to be over.
         # flash_decoding relies on that to read lengths early.
-        tl.extra.cuda.gdc_wait()
-        tl.extra.cuda.gdc_launch_dependents()
+        if BLOCK_M == 1:
+            tl.extra.cuda.gdc_launch_dependents()
     # A sequence of length 0 has no newest token: nothing is written for it.
     offs_m = tl.arange(0, BLOCK_M).to(tl.int64)
     mask_m = offs_m < M

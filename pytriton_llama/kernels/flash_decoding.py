@@ -24,7 +24,7 @@ import triton.language as tl
 from pytriton_llama.kernels import tiles
 from pytriton_llama.kernels.arguments import check, counters, need
 from pytriton_llama.kernels.flash_attention import attend
-from pytriton_llama.kernels.linear import wait_for_previous_kernel
+from pytriton_llama.kernels.linear import wait_and_let_in
 
 
 @triton.jit
@@ -124,12 +124,12 @@ def flash_decoding_kernel(
     kv_head = tl.program_id(0) % kv_heads
     piece = tl.program_id(0) // kv_heads
     if not AFTER_QKV:
-        wait_for_previous_kernel(PDL)
+        wait_and_let_in(PDL, BLOCK_B == 1)
     sequence, start, stop, first_piece, count = find_piece(
         piece, lengths_ptr, batch_size, window, pieces, BLOCK_B, BLOCK_N, MIN_STEPS
     )
     if AFTER_QKV:
-        wait_for_previous_kernel(PDL)
+        wait_and_let_in(PDL, BLOCK_B == 1)
     # The launch is for the worst case: programs may be left over.
     if sequence < batch_size:
         # The group's query heads are the rows of one tile: the cache is read once for all of them.

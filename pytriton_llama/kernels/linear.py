@@ -166,6 +166,17 @@ def wait_for_previous_kernel(PDL: tl.constexpr):
         tl.extra.cuda.gdc_wait()  # from here on, what the previous kernel has written can be read
 
 
+@triton.jit
+def wait_and_let_in(PDL: tl.constexpr, LET_IN: tl.constexpr):
+    """The same where LET_IN. Else the next kernel's programs are kept out until this kernel's have ended: where a
+    kernel's programs are few and heavy, early ones gather on the multiprocessors that are free first, two on one and
+    none on another."""
+    if LET_IN:
+        wait_for_previous_kernel(PDL)
+    elif PDL:
+        tl.extra.cuda.gdc_wait()
+
+
 @triton.jit(do_not_specialize=["M", "seed", "whole", "splits"])
 def linear_kernel(
     y,

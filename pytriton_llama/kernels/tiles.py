@@ -346,7 +346,11 @@ def flash_decoding(
     long = max_length > 2048
     # A program alone on its multiprocessor needs much under way; where several share it, they have it together.
     alone = batch * kv_heads <= 64
-    BLOCK_N, num_stages = (128, 3 if long else 2) if alone else (64, 2)
+    BLOCK_N, num_stages, MIN_STEPS = (128, 3, 4) if long else (128, 2, 2)
+    if not alone:
+        BLOCK_N, num_stages = 64, 256 // BLOCK_D
+    elif BLOCK_D == 128 and not long:
+        BLOCK_N, MIN_STEPS = 64, 1
     arch = capability(q.device)
     if q.dtype == torch.float32:
         BLOCK_N, num_stages = max(16, 2048 // BLOCK_D), 1
@@ -355,7 +359,7 @@ def flash_decoding(
     elif BLOCK_D == 128 and arch == (8, 0):
         num_stages = 2
     # 16: the fewest rows that a tensor core takes.
-    tile |= {"BLOCK_N": BLOCK_N, "BLOCK_G": max(16, BLOCK_G), "MIN_STEPS": 4 if long else 2}
+    tile |= {"BLOCK_N": BLOCK_N, "BLOCK_G": max(16, BLOCK_G), "MIN_STEPS": MIN_STEPS}
     return pieces, tile | {"num_warps": 8 if BLOCK_D == 256 else 4, "num_stages": num_stages}
 
 
@@ -375,20 +379,20 @@ def decode_linear(M: int, N: int, K: int, weights: int, dtype: torch.dtype, devi
         SLICES, BLOCK_N, BLOCK_K, num_stages = 4, 16, 256, 4
         if dtype == torch.float32 or capability(device) < (8, 0):
             SLICES, BLOCK_N, BLOCK_K, num_stages = 4, 16, 64, 2
-        elif N * weights >= 8192:  # programs enough
+        elif N * weights >= 8192:  # programs enough; wgmma takes 64 rows
             SLICES, BLOCK_N, BLOCK_K, num_stages = 2, 32, 128, 2
+            if capability(device) == (9, 0):
+                SLICES, BLOCK_N, BLOCK_K, num_stages = 1, 64, 128 // weights, 4
         tile = {"SLICES": SLICES, "BLOCK_M": 16, "BLOCK_N": BLOCK_N, "BLOCK_K": BLOCK_K}
         # float32 has no tensor cores under "ieee": the products are done in registers, of which more warps have more.
-        num_warps = 2 * SLICES if dtype == torch.float32 else SLICES
+        num_warps = {1: 4, 2: 2, 4: 8 if dtype == torch.float32 else 4}[SLICES]
         return tile | {"num_warps": num_warps, "num_stages": num_stages}
     if dtype == torch.float32:
         BLOCK_N, BLOCK_K, num_warps = 1, 1024, 4
     elif K <= 1024 or (weights == 2 and K <= 2048):
         BLOCK_N, BLOCK_K, num_warps = 4, 1024, 4
-    elif weights == 2 and N < 8192:
-        BLOCK_N, BLOCK_K, num_warps = 2, 1024, 2
-    elif weights == 1 and K <= 2048 and N < 16384:
-        BLOCK_N, BLOCK_K, num_warps = 1, 2048, 1
+    elif weights == 1 and K <= 4096 and N < 16384:  # a row a program, all of it on its way before the wait
+        BLOCK_N, BLOCK_K, num_warps = 1, 4096, 1 if K <= 2048 else 4
     elif weights == 1 and K > 4096 and K % 4096 == 0:
         BLOCK_N, BLOCK_K, num_warps = 4, 4096, 8
     else:
