@@ -134,10 +134,12 @@ def _some_row_is_empty(scores: torch.Tensor) -> bool:
 
 def flash_decoding(q, k_cache, v_cache, lengths, scale=None, window=None, after_qkv=False) -> torch.Tensor:
     o = torch.zeros_like(q)
+    # Of one query, a group's heads may as well be queries of one head: long caches need not be repeated for them.
+    grouped = q.unflatten(1, (k_cache.shape[1], -1))
     for b, length in enumerate(lengths.tolist()):
         first = 0 if window is None else max(0, length - window)
         keys, values = k_cache[b : b + 1, :, first:length], v_cache[b : b + 1, :, first:length]
-        o[b] = flash_attention(q[b : b + 1, :, None], keys, values, scale=scale)[0, :, 0]
+        o[b] = flash_attention(grouped[b : b + 1], keys, values, scale=scale)[0].flatten(0, 1)
     return o
 
 

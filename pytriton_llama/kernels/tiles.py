@@ -349,7 +349,7 @@ def flash_decoding(
     BLOCK_N, num_stages, MIN_STEPS = (128, 3, 4) if long else (128, 2, 2)
     if not alone:
         BLOCK_N, num_stages = 64, 256 // BLOCK_D
-    elif BLOCK_D == 128 and not long:
+    elif BLOCK_D == 128 and max_length <= 512:
         BLOCK_N, MIN_STEPS = 64, 1
     arch = capability(q.device)
     if q.dtype == torch.float32:
