@@ -349,8 +349,8 @@ def flash_decoding(
     BLOCK_N, num_stages, MIN_STEPS = (128, 3, 4) if long else (128, 2, 2)
     if not alone:
         BLOCK_N, num_stages = 64, 256 // BLOCK_D
-    elif BLOCK_D == 128 and max_length <= 512:
-        BLOCK_N, MIN_STEPS = 64, 1
+    elif BLOCK_D == 128:
+        BLOCK_N, num_stages, MIN_STEPS = (64, 2, 1) if max_length <= 512 else (128, 3, MIN_STEPS)
     arch = capability(q.device)
     if q.dtype == torch.float32:
         BLOCK_N, num_stages = max(16, 2048 // BLOCK_D), 1
