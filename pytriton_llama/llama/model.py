@@ -61,6 +61,7 @@ class LlamaModel:
         self.lm_head = weights.pop("lm_head.weight", self.embed_tokens)
         self.norm = weights.pop("model.norm.weight")
         self.layers = [Layer(weights, i) for i in range(config.num_hidden_layers)]
+        torch.cuda.empty_cache()  # what q, k and v took before they were joined; their sizes suit nothing else
         self.cos, self.sin = rope_table(config, config.max_position_embeddings, self.device)
 
     @property
@@ -82,7 +83,7 @@ class LlamaModel:
         """float32 (length, vocab_size) for a text of token ids (length,), without a cache."""
 
         def attention(layer: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
-            return self.ops.flash_attention(q, k, v, causal=True)
+            return self.ops.flash_attention(q, k, v, causal=True, window=self.config.sliding_window)
 
         length = token_ids.shape[0]
         hidden = self._layers(token_ids[None], self.cos[:length], self.sin[:length], attention)
@@ -104,7 +105,8 @@ class LlamaModel:
 
             def attention(layer: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
                 cache.write(layer, sequence, start, k, v)  # noqa: B023 (called before start and stop change)
-                return self.ops.flash_attention(q, *cache.of(layer, sequence, stop), causal=True)  # noqa: B023
+                keys, values = cache.of(layer, sequence, stop)  # noqa: B023
+                return self.ops.flash_attention(q, keys, values, causal=True, window=self.config.sliding_window)
 
             hidden = self._layers(token_ids[None, start:stop], self.cos[start:stop], self.sin[start:stop], attention)
         cache.lengths[sequence].fill_(length)  # not an assignment, which would copy from the host
@@ -127,7 +129,7 @@ class LlamaModel:
         for layer, k, v in zip(self.layers, keys, values, strict=True):
             norm = layer.input_layernorm
             q = ops.decode_qkv(x, layer.qkv_proj, layer.qkv_bias, norm, eps, self.cos, self.sin, lengths, k, v)
-            o = ops.flash_decoding(q, k, v, lengths, after_qkv=True).flatten(1)
+            o = ops.flash_decoding(q, k, v, lengths, window=self.config.sliding_window, after_qkv=True).flatten(1)
             x = ops.decode_linear(o, layer.o_proj, layer.o_bias, residual=x)
             norm = layer.post_attention_layernorm
             if layer.gate_bias is None:

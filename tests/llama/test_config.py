@@ -110,6 +110,16 @@ def test_defaults_are_transformers():
             ("linear", 3.0),
             1e4,
         ),
+        (
+            {"rope_scaling": {"type": "yarn", "factor": 2}, "original_max_position_embeddings": 64},
+            RopeScaling("yarn", 2.0, original_max_position_embeddings=64, attention_factor=0.1 * math.log(2) + 1),
+            1e4,
+        ),
+        (
+            {"rope_scaling": {"rope_type": "dynamic", "factor": 4}},
+            RopeScaling("dynamic", 4.0, original_max_position_embeddings=2048),
+            1e4,
+        ),
         ({"rope_theta": 6e3, "rope_parameters": {"rope_type": "default", "rope_theta": 8e3}}, None, 8e3),
     ],
 )
@@ -140,12 +150,20 @@ def test_generation_config_wins_for_eos(generation, eos, tmp_path):
 @pytest.mark.parametrize(
     "changes",
     [
-        {"model_type": "mistral"},
+        {"model_type": "mixtral"},
+        {"model_type": ["llama"]},
         {"model_type": None},
+        {"architectures": ["MistralForCausalLM"]},
         {"architectures": ["LlamaForSequenceClassification"]},
         {"hidden_act": "gelu"},
-        {"rope_scaling": {"rope_type": "yarn", "factor": 4.0}},
-        {"rope_scaling": {"type": "dynamic", "factor": 4.0}},
+        {"rope_scaling": {"rope_type": "longrope", "factor": 4.0}},
+        {"rope_scaling": {"rope_type": ["linear"]}},
+        {"rope_scaling": {"type": "yarn", "factor": -4.0}},
+        {"rope_scaling": {"type": "yarn", "factor": 4.0, "beta_fast": 1, "beta_slow": 2}},
+        {"rope_scaling": {"type": "yarn", "factor": 4.0, "truncate": 1}},
+        {"rope_scaling": {"type": "yarn", "factor": 4.0, "original_max_position_embeddings": 0}},
+        {"rope_scaling": {"type": "dynamic", "factor": 0.5}},
+        {"rope_scaling": {"type": "dynamic"}},
         {"rope_scaling": "linear"},
         {"rope_scaling": {"type": "linear"}},
         {"rope_scaling": {"type": "linear", "factor": 0}},
@@ -170,9 +188,13 @@ def test_generation_config_wins_for_eos(generation, eos, tmp_path):
         {"hidden_size": True},
         {"vocab_size": None},
         {"num_hidden_layers": 2**40},
+        {"num_hidden_layers": 10**9},
+        {"num_hidden_layers": 10**5000},
+        {"max_position_embeddings": 2**31},
         {"rope_theta": math.nan},
         {"rope_theta": -1.0},
         {"rope_theta": 10**400},
+        {"rope_theta": 1},
         {"rms_norm_eps": 0},
         {"rms_norm_eps": math.inf},
         {"rms_norm_eps": "1e-5"},
@@ -180,16 +202,28 @@ def test_generation_config_wins_for_eos(generation, eos, tmp_path):
         {"tie_word_embeddings": "false"},
         {"eos_token_id": "</s>"},
         {"eos_token_id": [2, -1]},
+        {"eos_token_id": [2, 96]},
         {"bos_token_id": [1]},
+        {"bos_token_id": 96},
     ],
-    ids=json.dumps,
+    ids=lambda changes: str(next(iter(changes))),
 )
 def test_refuses_by_name(changes):
     """A key that is ignored instead gives a model that runs and is wrong."""
     key = next(iter(changes))
     with pytest.raises(LlamaError, match=f"^config: .*{key}") as caught:
         parse(**changes)
-    assert "\n" not in str(caught.value)
+    assert "\n" not in str(caught.value) and len(str(caught.value)) < 300
+
+
+def test_mistral_is_read_as_transformers_reads_it():
+    """Catches Llama's defaults in a Mistral, whose file may lack the window, and a null window taken for none given."""
+    for changes in ({}, {"sliding_window": None}, {"sliding_window": 7}):
+        values = {key: value for key, value in TINY.items() if key not in ("num_key_value_heads", "architectures")}
+        values |= {"model_type": "mistral", "num_attention_heads": 8, "head_dim": 16} | changes
+        ours, theirs = LlamaConfig.from_dict(values), transformers.MistralConfig(**values)
+        for name in ("sliding_window", "num_key_value_heads", "max_position_embeddings", "rms_norm_eps"):
+            assert getattr(ours, name) == getattr(theirs, name), name
 
 
 @pytest.mark.parametrize("key", ["vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers"])
@@ -204,7 +238,9 @@ def test_harmless_keys_are_ignored():
     assert parse(_name="x", pretraining_tp=1, use_cache=True, sliding_window=None, logit_scale=1.0) == parse()
 
 
-@pytest.mark.parametrize("text", ["", "{", "[1, 2]", '"llama"', "[" * 100_000, "\x00", '{"a": ' + "9" * 5000 + "}"])
+@pytest.mark.parametrize(
+    "text", ["", "{", "[1, 2]", '"llama"', "[" * 100_000, "\x00", '{"a": ' + "9" * 5000 + "}", '{"a": 1, "a": 2}']
+)
 def test_refuses_what_is_no_json_object(text, tmp_path):
     (tmp_path / "config.json").write_text(text)
     with pytest.raises(LlamaError, match=r"config\.json"):

@@ -1,4 +1,4 @@
-"""The model against ``transformers.LlamaForCausalLM`` with the same weights, in float32."""
+"""The model against transformers' ``LlamaForCausalLM`` and ``MistralForCausalLM`` with the same weights, in float32."""
 
 import pytest
 import torch
@@ -14,6 +14,7 @@ from pytriton_llama.runtime import interpreted
 DEVICE = torch.device("cpu" if interpreted() else "cuda")
 IMPLEMENTATIONS = {"triton": kernels, "torch": reference}
 BASE = {
+    "model_type": "llama",
     "vocab_size": 257,
     "hidden_size": 64,
     "intermediate_size": 144,
@@ -33,6 +34,7 @@ LLAMA3 = {
     "high_freq_factor": 4.0,
     "original_max_position_embeddings": 64,
 }
+YARN = {"type": "yarn", "original_max_position_embeddings": 16}
 # Each would pass with the fault it names if it had the base's value.
 CONFIGS = {
     "MHA": {},  # a group taken as a constant
@@ -48,6 +50,14 @@ CONFIGS = {
     },  # read from one place
     "linear": {"rope_scaling": {"type": "linear", "factor": 3.0}},  # the old key of the type
     "llama3": {"rope_parameters": {**LLAMA3, "rope_theta": 500.0}},  # scaling ignored, or without its ramp
+    "yarn": {"rope_scaling": {**YARN, "factor": 8.0}},  # the attention factor left out
+    "dynamic": {  # tokens beyond the original context turned as those within
+        "rope_scaling": {"type": "dynamic", "factor": 4.0},
+        "max_position_embeddings": 24,
+    },
+    "sliding window": {"model_type": "mistral", "sliding_window": 7},  # ignored, or off by one
+    "wide window": {"model_type": "mistral", "sliding_window": 32},  # ignored in decoding
+    "no window": {"model_type": "mistral", "sliding_window": None},  # Mistral's default taken for null
 }
 
 
@@ -56,7 +66,7 @@ def pair(request, tmp_path):
     """transformers' model with random weights, and the folder it was saved to, with its config as given here."""
     values = {**BASE, **CONFIGS[request.param]}
     torch.manual_seed(len(request.param))
-    theirs = transformers.LlamaForCausalLM(transformers.LlamaConfig(**values)).eval()
+    theirs = transformers.AutoModelForCausalLM.from_config(transformers.AutoConfig.for_model(**values)).eval()
     for name, parameter in theirs.named_parameters():  # transformers starts biases at 0 and norms at 1
         if name.endswith("bias") or "norm" in name:
             torch.nn.init.normal_(parameter, mean=float("norm" in name), std=0.3)
@@ -115,7 +125,7 @@ class Spelled:
 @pytest.fixture
 def tiny(tmp_path):
     torch.manual_seed(0)
-    transformers.LlamaForCausalLM(transformers.LlamaConfig(**BASE)).save_pretrained(tmp_path)
+    transformers.AutoModelForCausalLM.from_config(transformers.AutoConfig.for_model(**BASE)).save_pretrained(tmp_path)
     return Llama(load(tmp_path, kernels), Spelled())
 
 
