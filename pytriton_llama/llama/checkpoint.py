@@ -13,8 +13,8 @@ from tqdm.auto import tqdm
 from pytriton_llama.errors import LlamaError
 from pytriton_llama.llama.config import LlamaConfig, read_json
 
-_SINGLE = "model.safetensors"
-_INDEX = "model.safetensors.index.json"
+SINGLE = "model.safetensors"
+INDEX = "model.safetensors.index.json"
 _DTYPES = ("F32", "F16", "BF16")
 
 
@@ -57,7 +57,8 @@ def load(
     """Every tensor of ``expected_shapes(config)``, cast to ``dtype`` on ``device``.
 
     Files are mapped, and tensors moved one by one: host memory beyond the result stays below one file. Raises
-    :class:`LlamaError` for a missing, unexpected or misshapen tensor and for a file that is not safetensors.
+    :class:`LlamaError` for a missing, unexpected or misshapen tensor, for NaN and infinities, those of the cast among
+    them, and for a file that is not safetensors.
     """
     tensors: dict[str, torch.Tensor] = {}
     places = _places(_files(Path(folder)), config)
@@ -67,8 +68,15 @@ def load(
                 for name in names:
                     # A copy even where dtype and device agree: else the tensor would change with the file.
                     tensors[name] = opened.get_tensor(name).to(device=device, dtype=dtype, copy=True)
+                    check_finite(tensors[name], f"{file}: {name}")
                     bar.update()
     return tensors
+
+
+def check_finite(tensor: torch.Tensor, name: str) -> None:
+    """Raises :class:`LlamaError` where an element is NaN or infinite: one pass, as both win any extremum."""
+    if not all(bound.isfinite() for bound in tensor.aminmax()):
+        raise LlamaError(f"{name} holds NaN or infinite values (as {tensor.dtype})".replace("torch.", ""))
 
 
 def random(config: LlamaConfig, device: str | torch.device, dtype: torch.dtype, seed: int) -> dict[str, torch.Tensor]:
@@ -86,19 +94,25 @@ def random(config: LlamaConfig, device: str | torch.device, dtype: torch.dtype, 
 
 
 def _files(folder: Path) -> list[Path]:
-    if (folder / _SINGLE).exists():
-        return [folder / _SINGLE]
-    if not (folder / _INDEX).exists():
-        raise LlamaError(f"{folder}: holds no {_SINGLE} or {_INDEX} (only safetensors: nothing is unpickled)")
-    weight_map = read_json(folder / _INDEX).get("weight_map")
+    if (folder / SINGLE).exists():
+        return [folder / SINGLE]
+    if not (folder / INDEX).exists():
+        raise LlamaError(f"{folder}: holds no {SINGLE} or {INDEX} (only safetensors: nothing is unpickled)")
+    weight_map = read_json(folder / INDEX).get("weight_map")
     if not weight_map or not isinstance(weight_map, dict):
-        raise LlamaError(f"{folder / _INDEX}: weight_map must map tensor names to file names")
+        raise LlamaError(f"{folder / INDEX}: weight_map must map tensor names to file names")
     names = dict.fromkeys(map(str, weight_map.values()))
     for name in names:
         # An index comes from outside: it must not lead out of its folder.
-        if "/" in name or "\\" in name or not name.endswith(".safetensors"):
-            raise LlamaError(f"{folder / _INDEX}: {name!r} is no safetensors file of the folder")
+        if "/" in name or "\\" in name or not name.endswith(".safetensors") or not _stays(folder, folder / name):
+            raise LlamaError(f"{folder / INDEX}: {name!r} is no safetensors file of the folder")
     return [folder / name for name in names]
+
+
+def _stays(folder: Path, file: Path) -> bool:
+    """Whether a link, if it is one, leads to a file of the folder, or of the hub's own cache to which it belongs."""
+    home, target = folder.resolve(), file.resolve()
+    return target.parent in (home, home.parent.parent / "blobs")
 
 
 def _places(files: list[Path], config: LlamaConfig) -> dict[Path, list[str]]:

@@ -1,21 +1,23 @@
 """GGUF to Hugging Face's layout: equal to transformers' own GGUF loader, and to files made here; others refused."""
 
 import json
+import math
 
 import numpy as np
 import pytest
 import torch
 import transformers
-from gguf import GGMLQuantizationType, GGUFWriter, quantize
+from gguf import GGML_QUANT_SIZES, GGMLQuantizationType, GGUFWriter, dequantize
 from safetensors.torch import load_file
 from tokenizers import pre_tokenizers
 from transformers.modeling_gguf_pytorch_utils import load_gguf_checkpoint
+from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
 from pytriton_llama.errors import LlamaError
 from pytriton_llama.llama import checkpoint, fetch, gguf, tokenizer
-from pytriton_llama.llama.config import LlamaConfig
+from pytriton_llama.llama.config import LlamaConfig, RopeScaling
 
-HEADS, KV_HEADS, HEAD_DIM, HIDDEN, INTER, VOCAB = 4, 2, 16, 64, 96, 260
+HEADS, KV_HEADS, HEAD_DIM, HIDDEN, INTER, VOCAB = 16, 8, 16, 256, 512, 260  # K-quants have blocks of 256
 NAMES = {
     "attn_norm": "input_layernorm",
     "attn_q": "self_attn.q_proj",
@@ -45,12 +47,12 @@ METADATA = {
 }
 
 
-def tiny_weights(tied=True) -> dict[str, torch.Tensor]:
+def tiny_weights(tied=True, bias=False) -> dict[str, torch.Tensor]:
     """Random weights under Hugging Face's names, of values that bf16 holds."""
     config = LlamaConfig.from_dict(
         {"model_type": "llama", "vocab_size": VOCAB, "hidden_size": HIDDEN, "intermediate_size": INTER}
         | {"num_hidden_layers": 2, "num_attention_heads": HEADS, "num_key_value_heads": KV_HEADS}
-        | {"tie_word_embeddings": tied}
+        | {"tie_word_embeddings": tied, "attention_bias": bias, "mlp_bias": bias}
     )
     generator = torch.Generator().manual_seed(3)
     shapes = checkpoint.expected_shapes(config)
@@ -64,7 +66,8 @@ def rotary_pairs(weight: np.ndarray, heads: int) -> np.ndarray:
     return weight[rows]
 
 
-def write_tiny(path, weights, metadata=METADATA, architecture="llama", quantized=None):
+def write_tiny(path, weights, metadata=METADATA, architecture="llama", encode=None):
+    """``encode(array)`` gives what stands for a matrix: its bytes and their type."""
     writer = GGUFWriter(path, architecture)
     for key, value in metadata.items():
         add = {str: writer.add_string, float: writer.add_float32, int: writer.add_uint32}[type(value)]
@@ -77,7 +80,7 @@ def write_tiny(path, weights, metadata=METADATA, architecture="llama", quantized
     inner = {hf: ours for ours, hf in NAMES.items()}
     outer = {"model.embed_tokens": "token_embd", "model.norm": "output_norm", "lm_head": "output"}
     for name, tensor in weights.items():
-        stem = name.removesuffix(".weight")
+        stem, _, kind = name.rpartition(".")
         array = tensor.float().numpy()
         if stem.startswith("model.layers."):
             _, _, layer, part = stem.split(".", 3)
@@ -86,10 +89,8 @@ def write_tiny(path, weights, metadata=METADATA, architecture="llama", quantized
                 array = rotary_pairs(array, HEADS if part == "self_attn.q_proj" else KV_HEADS)
         else:
             stem = outer.get(stem, stem)
-        if quantized is not None and array.ndim == 2:
-            writer.add_tensor(f"{stem}.weight", quantize(array, quantized), raw_dtype=quantized)
-        else:
-            writer.add_tensor(f"{stem}.weight", array)
+        data, dtype = encode(array) if encode and array.ndim == 2 else (array, None)
+        writer.add_tensor(f"{stem}.{kind}", data, raw_dtype=dtype)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
@@ -142,36 +143,147 @@ def test_gives_back_what_was_written(tied, tmp_path):
     assert len(tok.encode("he")) == 1
 
 
-@pytest.mark.parametrize("kind", ["F16", "BF16", "Q8_0", "Q4_0", "Q4_1", "Q5_0"])
-def test_quantised_kinds(kind, tmp_path):
-    """Catches rows of a quantised q or k permuted before they are unpacked."""
-    weights = tiny_weights()
-    ours = load_file(convert(tmp_path, weights=weights, quantized=GGMLQuantizationType[kind]) / "model.safetensors")
-    bound = {"F16": 0.0, "BF16": 0.0, "Q8_0": 0.03, "Q5_0": 0.2}.get(kind, 0.4)  # largest weight ~4, 2^bits steps
-    for name, tensor in ours.items():
-        assert (tensor - weights[name]).abs().max() <= bound, name
+def random_blocks(kind: GGMLQuantizationType, count: int) -> np.ndarray:
+    """Bytes of ``count`` blocks of moderate values: every bit pattern of the quants, most of the scales."""
+    generator = np.random.default_rng(kind.value)
+    found: list[np.ndarray] = []
+    while len(found) < count:
+        blocks = generator.integers(0, 256, (count, GGML_QUANT_SIZES[kind][1]), dtype=np.uint8)
+        with np.errstate(all="ignore"):
+            values = np.abs(dequantize(blocks, kind)).max(-1)
+        found += list(blocks[values < 1e6])
+    return np.stack(found[:count])
+
+
+KINDS = ["F32", "F16", "BF16", "Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0", "Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K"]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_type_equals_gguf_s_own_values(kind, tmp_path, monkeypatch):
+    """Catches rows of a quantised q or k permuted before they are unpacked, pieces of a matrix lost or exchanged."""
+    kind = GGMLQuantizationType[kind]
+    block, block_bytes = GGML_QUANT_SIZES[kind]
+    expected = []
+
+    def encode(array):
+        rows, columns = array.shape
+        raw = random_blocks(kind, rows * columns // block).reshape(rows, columns // block * block_bytes)
+        expected.append(dequantize(raw, kind))
+        return raw, kind
+
+    monkeypatch.setattr(gguf, "_ROWS", 100)  # no divisor of anything
+    out = load_file(convert(tmp_path, encode=encode) / "model.safetensors")
+    matrices = [name for name, tensor in tiny_weights().items() if tensor.dim() == 2]
+    for name, values in zip(matrices, expected, strict=True):
+        ours = out[name].float().numpy()
+        if "q_proj" in name or "k_proj" in name:
+            ours = rotary_pairs(ours, HEADS if "q_proj" in name else KV_HEADS)
+        assert np.array_equal(ours, torch.from_numpy(values.copy()).bfloat16().float().numpy()), name
+
+
+def test_biases(tmp_path):
+    """Catches biases dropped, and those of q and k left in GGUF's rotary order."""
+    weights = tiny_weights(bias=True)
+    out = convert(tmp_path, weights=weights)
+    config = LlamaConfig.from_folder(out)
+    assert config.attention_bias and config.mlp_bias
+    loaded = checkpoint.load(out, config, "cpu", torch.bfloat16)
+    assert all(torch.equal(loaded[name], tensor) for name, tensor in weights.items())
+
+
+def test_several_files_of_weights(tmp_path, monkeypatch):
+    """Catches a shard lost, one larger than said, and an index that transformers does not read."""
+    monkeypatch.setattr(gguf, "_SHARD_BYTES", 500_000)
+    weights = tiny_weights(tied=False)
+    out = convert(tmp_path, weights=weights)
+    files = list(out.glob("*.safetensors"))
+    assert len(files) > 3 and max(file.stat().st_size for file in files) < 510_000
+    loaded = checkpoint.load(out, LlamaConfig.from_folder(out), "cpu", torch.bfloat16)
+    theirs = transformers.LlamaForCausalLM.from_pretrained(out, dtype=torch.bfloat16).state_dict()
+    assert theirs.keys() == loaded.keys() == weights.keys()
+    assert all(torch.equal(theirs[name], loaded[name]) for name in weights)
+
+
+ROPE = "llama.rope.scaling."
+YARN = {f"{ROPE}type": "yarn", f"{ROPE}factor": 4.0, f"{ROPE}original_context_length": 128}
+
+
+@pytest.mark.parametrize(
+    ("metadata", "scaling"),
+    [
+        ({f"{ROPE}type": "none"}, None),
+        ({f"{ROPE}type": "linear", f"{ROPE}factor": 2.5}, RopeScaling("linear", 2.5)),
+        (YARN, RopeScaling("yarn", 4.0, original_max_position_embeddings=128, attention_factor=0.1 * math.log(4) + 1)),
+        (
+            YARN | {f"{ROPE}yarn_beta_fast": 16.0, f"{ROPE}yarn_beta_slow": 2.0, f"{ROPE}attn_factor": 1.0},
+            RopeScaling(
+                "yarn",
+                4.0,
+                original_max_position_embeddings=128,
+                attention_factor=0.1 * math.log(4) + 1,
+                beta_fast=16.0,
+                beta_slow=2.0,
+            ),
+        ),
+    ],
+)
+def test_rope_scaling(metadata, scaling, tmp_path):
+    """Catches a scaling ignored, and the original context taken for the extended one."""
+    assert LlamaConfig.from_folder(convert(tmp_path, metadata=METADATA | metadata)).rope_scaling == scaling
+
+
+def llama3_divisors(factor: float, **changes) -> torch.Tensor:
+    """By how much Llama 3 divides each frequency, from transformers' own function."""
+    config = transformers.LlamaConfig(hidden_size=HIDDEN, num_attention_heads=HEADS, max_position_embeddings=1 << 17)
+    config.rope_parameters = {"rope_type": "llama3", "rope_theta": 12345.0, "factor": factor, "low_freq_factor": 1.0}
+    config.rope_parameters |= {"high_freq_factor": 4.0, "original_max_position_embeddings": 8192} | changes
+    plain = 1.0 / 12345.0 ** (torch.arange(0, HEAD_DIM, 2) / HEAD_DIM)
+    return plain / ROPE_INIT_FUNCTIONS["llama3"](config, None)[0]
+
+
+@pytest.mark.parametrize("factor", [8.0, 32.0])
+def test_llama3_scaling_is_recovered(factor, tmp_path):
+    """llama.cpp keeps only divisors. Catches them ignored, and multiplied instead."""
+    weights = tiny_weights() | {"rope_freqs.weight": llama3_divisors(factor)}
+    config = LlamaConfig.from_folder(convert(tmp_path, weights=weights))
+    assert config.rope_scaling == RopeScaling("llama3", factor, 1.0, 4.0, 8192)
 
 
 def drop(key):
     return {k: v for k, v in METADATA.items() if k != key}
 
 
+def test_token_ids_and_window(tmp_path):
+    """Llama 3 ends turns by ``eot``. Catches it lost, an absent id taken for transformers' default, a lost window."""
+    metadata = drop("tokenizer.ggml.bos_token_id") | {"tokenizer.ggml.eot_token_id": 0}
+    config = LlamaConfig.from_folder(convert(tmp_path, metadata=metadata | {"llama.attention.sliding_window": 99}))
+    assert (config.bos_token_id, config.eos_token_ids, config.sliding_window) == (None, (2, 0), 99)
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
         ({"architecture": "qwen2"}, "architecture must be llama, got 'qwen2'"),
-        ({"metadata": METADATA | {"tokenizer.ggml.model": "llama"}}, "tokenizer llama/smollm is not supported"),
-        ({"metadata": METADATA | {"tokenizer.ggml.pre": "llama-bpe"}}, "tokenizer gpt2/llama-bpe is not supported"),
-        ({"metadata": METADATA | {"llama.rope.scaling.type": "yarn"}}, "llama.rope.scaling.type 'yarn'"),
-        ({"metadata": METADATA | {"llama.rope.dimension_count": 32}}, "blk.0.attn_q.* has no place"),
+        ({"metadata": METADATA | {"tokenizer.ggml.pre": "no-such"}}, "no-such"),
+        ({"metadata": METADATA | YARN | {f"{ROPE}type": "longrope"}}, f"{ROPE}type 'longrope'"),
+        ({"metadata": METADATA | YARN | {f"{ROPE}attn_factor": 2.0}}, f"{ROPE}attn_factor = 2.0"),
+        ({"metadata": METADATA | {f"{ROPE}type": "yarn"}}, f"'{ROPE}factor' is missing"),
+        ({"metadata": METADATA | {"llama.rope.dimension_count": 32}}, "llama.rope.dimension_count = 32"),
+        ({"metadata": METADATA | {"llama.attention.key_length": 32}}, "dimension_count = 16"),
+        ({"metadata": METADATA | {"split.count": 2}}, "split.count"),
+        ({"metadata": METADATA | {"llama.context_length": 2**31}}, "max_position_embeddings"),
+        ({"metadata": METADATA | {"llama.block_count": 10**9}}, "num_hidden_layers must be at most"),
         ({"metadata": METADATA | {"llama.rope.freq_base": "high"}}, r"tiny\.gguf"),
         ({"metadata": METADATA | {"llama.expert_count": 8}}, "llama.expert_count"),
-        ({"metadata": METADATA | {"llama.block_count": 3}}, "9 tensors are missing .* model.layers.2"),
+        ({"metadata": METADATA | {"llama.block_count": 3}}, "9 tensors are missing .* blk.2"),
         ({"metadata": METADATA | {"llama.block_count": 1}}, "blk.1.* has no place"),
         ({"metadata": METADATA | {"llama.attention.head_count": 0}}, "num_attention_heads"),
         ({"metadata": drop("llama.context_length")}, "'llama.context_length' is missing"),
-        ({"metadata": drop("tokenizer.chat_template")}, "'tokenizer.chat_template' is missing"),
-        ({"weights": tiny_weights() | {"rope_freqs.weight": torch.ones(8)}}, "rope_freqs.weight .*no place"),
+        ({"weights": tiny_weights() | {"rope_freqs.weight": torch.arange(1.0, 9.0)}}, "rope_freqs.weight: only"),
+        ({"weights": tiny_weights() | {"rope_freqs.weight": llama3_divisors(8, low_freq_factor=2.0)}}, "rope_freqs"),
+        ({"weights": tiny_weights() | {"rope_freqs.weight": torch.ones(3)}}, "rope_freqs.weight: only"),
+        ({"weights": tiny_weights() | {"model.norm.weight": torch.full((HIDDEN,), math.nan)}}, "output_norm.*NaN"),
+        ({"encode": lambda a: (a.astype(np.int8), None)}, "attn_q.*I8|token_embd.*I8"),
         ({"weights": tiny_weights() | {"model.norm.weight": torch.ones(32)}}, "output_norm.weight .*no place"),
         ({"weights": tiny_weights() | {"model.layers.0.attn_q_norm.weight": torch.ones(8)}}, "attn_q_norm"),
     ],
