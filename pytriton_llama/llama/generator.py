@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Generator, Iterator
-from dataclasses import dataclass
+import math
+from collections.abc import AsyncIterator, Generator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,77 +14,25 @@ from pytriton_llama import kernels as triton_kernels
 from pytriton_llama import reference
 from pytriton_llama.errors import LlamaError
 from pytriton_llama.llama import checkpoint, tokenizer
+from pytriton_llama.llama.answer import Answer, Generation
 from pytriton_llama.llama.config import LlamaConfig, read_json
 from pytriton_llama.llama.device import choose
 from pytriton_llama.llama.engine import Engine
 from pytriton_llama.llama.fetch import resolve
 from pytriton_llama.llama.model import LlamaModel
-from pytriton_llama.llama.sampling import Sampling
+from pytriton_llama.llama.sampling import Options
 from pytriton_llama.llama.shapes import SHAPES
+from pytriton_llama.llama.stream import Stream, in_thread
 
 Prompt = str | list[int]
-
-
-@dataclass(frozen=True)
-class Generation:
-    """A finished answer.
-
-    Attributes:
-        text: ``token_ids`` decoded, without control tokens; None where the model has no tokenizer.
-        token_ids: the new tokens, without the one that ended the text.
-        finish_reason: "stop" (the model ended its text) or "length" (``max_new_tokens``, or the context is full).
-    """
-
-    text: str | None
-    token_ids: list[int]
-    finish_reason: str
-
-
-class Stream(Iterator[Any]):
-    """Pieces of text as they are made; joined they are the text. Token ids where the model has no tokenizer.
-    ``close()`` ends it early.
-
-    Attributes:
-        token_ids: the tokens made so far.
-        finish_reason: None until the stream has ended, then as :class:`Generation`'s.
-    """
-
-    def __init__(self, steps: Generator[list[Step], None, None], decoder: tokenizer.Stream | None) -> None:
-        self.token_ids: list[int] = []
-        self.finish_reason: str | None = None
-        self._steps = steps
-        self._pieces = self._decode(decoder)
-
-    def _decode(self, decoder: tokenizer.Stream | None) -> Iterator[str | int]:
-        for ((_, token_id, finish_reason),) in self._steps:
-            if token_id is not None:
-                self.token_ids.append(token_id)
-                if decoder is None:
-                    yield token_id
-                elif piece := decoder.step(token_id):
-                    yield piece
-            self.finish_reason = finish_reason
-        if decoder is not None and (piece := decoder.flush()):
-            yield piece
-
-    def __next__(self) -> str | int:
-        return next(self._pieces)
-
-    def close(self) -> None:
-        self._pieces = iter(())
-        self._steps.close()
-
-
-# Which prompt, its next token (None: the text ended without one), and why it ends here, if it does.
-Step = tuple[int, int | None, str | None]
 
 
 class Llama:
     """A Llama with its tokenizer, ready to generate. Made by :meth:`from_pretrained`, or by :meth:`from_config` with
     random weights and no tokenizer."""
 
-    def __init__(self, model: LlamaModel, tokenizer: tokenizer.Tokenizer | None) -> None:
-        self.model, self._tokenizer = model, tokenizer
+    def __init__(self, model: LlamaModel, tokenizer: tokenizer.Tokenizer | None, name: str = "Llama") -> None:
+        self.model, self._tokenizer, self.name = model, tokenizer, name
         self.engine = Engine(model)
 
     @classmethod
@@ -115,7 +63,7 @@ class Llama:
         config = LlamaConfig.from_folder(folder)
         weights = checkpoint.load(folder, config, placement.device, placement.dtype, progress=progress)
         ops = triton_kernels if placement.kernels == "triton" else reference
-        return cls(LlamaModel(config, weights, ops), tokenizer.load(folder, config))
+        return cls(LlamaModel(config, weights, ops), tokenizer.load(folder, config), Path(folder).name)
 
     @classmethod
     def from_config(
@@ -142,7 +90,14 @@ class Llama:
         shape = LlamaConfig.from_dict(config if isinstance(config, dict) else _config_values(config))
         weights = checkpoint.random(shape, placement.device, placement.dtype, seed)
         ops = triton_kernels if placement.kernels == "triton" else reference
-        return cls(LlamaModel(shape, weights, ops), None)
+        name = "a config" if isinstance(config, dict) else str(config)
+        return cls(LlamaModel(shape, weights, ops), None, f"random weights of {name}")
+
+    def __repr__(self) -> str:
+        parameters = sum(map(math.prod, checkpoint.expected_shapes(self.config).values()))
+        kernels = "Triton" if self.model.ops is triton_kernels else "torch"
+        dtype = str(self.model.dtype).removeprefix("torch.")
+        return f"Llama({self.name}: {parameters:,} parameters, {dtype} on {self.model.device}, kernels in {kernels})"
 
     @property
     def config(self) -> LlamaConfig:
@@ -160,6 +115,25 @@ class Llama:
         self._check_prompt(token_ids)
         return self.model.logits(torch.tensor(token_ids, device=self.model.device))
 
+    def perplexity(self, text: Prompt) -> float:
+        """exp of the mean negative log-likelihood of each token of a text, or of token ids, given those before it.
+
+        Nothing predicts the first token. A text longer than the context is cut into pieces of the context's length,
+        which know nothing of each other.
+
+        Raises:
+            LlamaError: a text of fewer than two tokens, a token id outside the vocabulary.
+        """
+        ids = self.tokenizer.encode(text) if isinstance(text, str) else list(text)
+        if len(ids) < 2:
+            raise LlamaError(f"the text has {len(ids)} tokens; perplexity needs at least 2")
+        context, total = self.config.max_position_embeddings, 0.0
+        for start in range(0, len(ids), context):
+            piece = ids[start : start + context]
+            self._check_prompt(piece)
+            total -= float(self.model.log_likelihoods(torch.tensor(piece, device=self.model.device)).double().sum())
+        return math.exp(total / (len(ids) - math.ceil(len(ids) / context)))
+
     def generate(
         self,
         prompts: Prompt | list[str] | list[list[int]],
@@ -167,49 +141,51 @@ class Llama:
         temperature: float = 0.0,
         top_k: int | None = None,
         top_p: float | None = None,
+        min_p: float | None = None,
+        repetition_penalty: float | None = None,
+        stop: str | Sequence[str] | None = None,
         seed: int = 0,
+        logprobs: bool = False,
     ) -> Generation | list[Generation]:
         """Continue one prompt, or a list of them together.
 
         Args:
             prompts: text or token ids, or a list of either; no padding is attended to.
-            max_new_tokens: for each prompt; it ends earlier at the checkpoint's end-of-text token or when the
-                context is full.
-            temperature, top_k, top_p: see :class:`~pytriton_llama.llama.sampling.Sampling`; the default is greedy.
+            max_new_tokens: for each prompt; it ends earlier where it stops or when the context is full.
+            temperature, top_k, top_p, min_p, repetition_penalty: see
+                :class:`~pytriton_llama.llama.sampling.Sampling`; the default is greedy.
+            stop: None: the text ends at the checkpoint's end-of-text token. Strings: also before the first of them.
+                An empty list: it ends at nothing.
             seed: prompt i draws with seed ``seed + i``, the same tokens in any batch.
+            logprobs: whether each :class:`Generation` has the log-probabilities of its tokens.
 
         Returns:
             One :class:`Generation`, or a list of them for a list of prompts.
 
         Raises:
-            LlamaError: an empty prompt, one longer than the context, a token id outside the vocabulary, a sampling
-                value outside its range.
+            LlamaError: an empty prompt, one longer than the context, a token id outside the vocabulary, an option
+                outside its range, a request that does not fit in the free memory.
         """
         one = isinstance(prompts, str) or bool(prompts and isinstance(prompts[0], int))
         ids = [self._encode(p) for p in ([prompts] if one else prompts)]  # type: ignore[arg-type]
-        made: list[list[int]] = [[] for _ in ids]
-        reasons = [""] * len(ids)
-        for steps in self._steps(ids, max_new_tokens, Sampling(temperature, top_k, top_p), seed):
-            for index, token_id, finish_reason in steps:
-                if token_id is not None:
-                    made[index].append(token_id)
-                reasons[index] = finish_reason or ""
-        decode = self._tokenizer.decode if self._tokenizer else lambda _: None
-        done = [Generation(decode(t), t, r) for t, r in zip(made, reasons, strict=True)]
+        options = Options(
+            temperature, top_k, top_p, min_p, repetition_penalty, max_new_tokens, stop, seed, logprobs
+        )  # fmt: skip
+        answers = [self._answer(options) for _ in ids]
+        for _ in self._steps(ids, options, answers):
+            pass
+        done = [answer.generation() for answer in answers]
         return done[0] if one else done
 
-    def stream(
-        self,
-        prompt: Prompt,
-        max_new_tokens: int = 256,
-        temperature: float = 0.0,
-        top_k: int | None = None,
-        top_p: float | None = None,
-        seed: int = 0,
-    ) -> Stream:
-        """:meth:`generate` for one prompt, yielding text as it is made."""
-        steps = self._steps([self._encode(prompt)], max_new_tokens, Sampling(temperature, top_k, top_p), seed)
-        return Stream(steps, self._tokenizer.stream() if self._tokenizer else None)
+    def stream(self, prompt: Prompt, **options) -> Stream:
+        """:meth:`generate` for one prompt, yielding text as it is made; options as there."""
+        chosen, ids = Options(**options), self._encode(prompt)
+        answer = self._answer(chosen)
+        return Stream(self._steps([ids], chosen, [answer]), answer, as_text=self._tokenizer is not None)
+
+    def astream(self, prompt: Prompt, **options) -> AsyncIterator[Any]:
+        """:meth:`stream` for ``async for``: a worker thread makes the text, and cancelling ends it."""
+        return in_thread(self.stream(prompt, **options))
 
     def chat(self, messages: str | list[dict[str, str]], **options) -> Generation:
         """The assistant's answer to a conversation; options as :meth:`generate`'s.
@@ -242,35 +218,34 @@ class Llama:
         if not 0 <= min(ids) <= max(ids) < vocab_size:
             raise LlamaError(f"the prompt has a token id outside the vocabulary of {vocab_size}")
 
-    def _steps(
-        self, prompts: list[list[int]], max_new_tokens: int, sampling: Sampling, seed: int
-    ) -> Generator[list[Step], None, None]:
-        """Each step's news: one entry for every prompt that had not ended before."""
-        if max_new_tokens < 1:
-            raise LlamaError(f"max_new_tokens is {max_new_tokens}; it must be at least 1")
-        return self._run(prompts, max_new_tokens, sampling, seed)
+    def _answer(self, options: Options) -> Answer:
+        if options.stop_strings:
+            decoder: tokenizer.Stream | None = self.tokenizer.stream()  # raises where there is none
+        else:
+            decoder = self._tokenizer.stream() if self._tokenizer else None
+        return Answer(decoder, options.stop_strings, options.logprobs)
 
-    def _run(
-        self, prompts: list[list[int]], max_new_tokens: int, sampling: Sampling, seed: int
-    ) -> Generator[list[Step], None, None]:
+    def _steps(self, prompts: list[list[int]], options: Options, answers: list[Answer]) -> Generator[None, None, None]:
+        """Let the answers grow by a token a step until all have ended."""
         if not prompts:
             return
-        context = self.config.max_position_embeddings
         # What is named last needs no place in the cache.
-        limits = [min(context, len(ids) + max_new_tokens - 1) for ids in prompts]
-        steps = self.engine.run(prompts, limits, sampling, seed)
-        running = set(range(len(prompts)))
+        context = self.config.max_position_embeddings
+        limits = [min(context, len(ids) + options.max_new_tokens - 1) for ids in prompts]
+        end = self.config.eos_token_ids if options.eos else ()
+        steps = self.engine.run(prompts, limits, options, options.seed, options.eos, options.logprobs)
         with contextlib.closing(steps):
-            for made, tokens in enumerate(steps, start=1):
-                news: list[Step] = []
-                for i in sorted(running):
-                    if tokens[i] in self.config.eos_token_ids:
-                        news.append((i, None, "stop"))
+            for made, (tokens, logprobs) in enumerate(steps, start=1):
+                for i, answer in enumerate(answers):
+                    if answer.finish_reason:
+                        continue
+                    if tokens[i] in end:
+                        answer.end("stop")
                     else:
-                        news.append((i, tokens[i], "length" if len(prompts[i]) + made > limits[i] else None))
-                running -= {i for i, _, finish_reason in news if finish_reason}
-                yield news
-                if not running:
+                        last = len(prompts[i]) + made > limits[i]
+                        answer.add(tokens[i], logprobs[i] if logprobs else None, last)
+                yield
+                if all(answer.finish_reason for answer in answers):
                     return
 
 

@@ -21,6 +21,8 @@ from pytriton_llama.llama.rope import rope_table
 
 # How many of a prompt's tokens go through the layers together: the memory that a long one takes besides its cache.
 CHUNK = 4096
+# How many tokens' logits there are at a time where only some are wanted: a row is a whole vocabulary.
+ROWS = 256
 
 Attention = Callable[[int, torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
 
@@ -81,13 +83,17 @@ class LlamaModel:
     @torch.no_grad()
     def logits(self, token_ids: torch.Tensor) -> torch.Tensor:
         """float32 (length, vocab_size) for a text of token ids (length,), without a cache."""
+        return self.ops.linear(self._normed(token_ids), self.lm_head).float()
 
-        def attention(layer: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
-            return self.ops.flash_attention(q, k, v, causal=True, window=self.config.sliding_window)
-
-        length = token_ids.shape[0]
-        hidden = self._layers(token_ids[None], self.cos[:length], self.sin[:length], attention)
-        return self.ops.linear(self.ops.rms_norm(hidden[0], self.norm, self.config.rms_norm_eps), self.lm_head).float()
+    @torch.no_grad()
+    def log_likelihoods(self, token_ids: torch.Tensor) -> torch.Tensor:
+        """float32 (length - 1,): the natural log-probability of each token of a text but the first, given those before
+        it. There are never the logits of more than ROWS tokens."""
+        found = []
+        for normed, targets in zip(self._normed(token_ids)[:-1].split(ROWS), token_ids[1:].split(ROWS), strict=True):
+            logits = self.ops.linear(normed, self.lm_head).float()
+            found.append(torch.log_softmax(logits, dim=-1).gather(1, targets[:, None])[:, 0])
+        return torch.cat(found) if found else torch.empty(0, device=self.device)
 
     @torch.no_grad()
     def prefill(
@@ -162,6 +168,16 @@ class LlamaModel:
             normed = ops.rms_norm(x, layer.post_attention_layernorm, config.rms_norm_eps)
             x = ops.linear(self._gated(normed, layer), layer.down_proj, layer.down_bias, residual=x)
         return x
+
+    def _normed(self, token_ids: torch.Tensor) -> torch.Tensor:
+        """What the logits of a text (length,) are made of, (length, hidden_size), without a cache."""
+
+        def attention(layer: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+            return self.ops.flash_attention(q, k, v, causal=True, window=self.config.sliding_window)
+
+        length = token_ids.shape[0]
+        hidden = self._layers(token_ids[None], self.cos[:length], self.sin[:length], attention)
+        return self.ops.rms_norm(hidden[0], self.norm, self.config.rms_norm_eps)
 
     def _gated(self, x: torch.Tensor, layer: Layer) -> torch.Tensor:
         if layer.gate_bias is None:

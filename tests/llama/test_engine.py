@@ -7,7 +7,7 @@ import torch
 import transformers
 
 from pytriton_llama import Llama, reference
-from pytriton_llama.llama import engine, model
+from pytriton_llama.llama import batch, model
 from pytriton_llama.llama.cache import KVCache
 
 TINY = {
@@ -80,7 +80,7 @@ def test_a_length_that_takes_another_tile(llama, monkeypatch):
     """Catches a view of the cache that ends before the sequence does."""
     expected = llama.generate([PROMPTS[0], PROMPTS[2]], max_new_tokens=60)
     llama.engine.release()
-    monkeypatch.setattr(engine, "SHORT", 16)
+    monkeypatch.setattr(batch, "SHORT", 16)
     assert llama.generate([PROMPTS[0], PROMPTS[2]], max_new_tokens=60) == expected
 
 

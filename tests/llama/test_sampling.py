@@ -23,12 +23,12 @@ def test_probabilities_as_transformers(temperature, top_k, top_p):
 
 def test_each_row_is_restricted_by_its_own_parameters():
     """Catches one row's temperature or top-p used for all, which a batch of equal requests would not show."""
-    logits = torch.randn(3, 50, generator=torch.Generator().manual_seed(1)) * 2
-    wanted = [(0.5, 50, 0.6), (1.0, 4, 1.0), (2.0, 50, 0.9)]
-    temperature, top_k, top_p = (torch.tensor(column) for column in zip(*wanted, strict=True))
-    kept = restrict(logits, temperature, top_k, top_p).isfinite()
-    for row, (T, k, p) in enumerate(wanted):
-        assert torch.equal(kept[row], Sampling(T, k, p).probabilities(logits[row]) > 0)
+    logits = torch.randn(4, 50, generator=torch.Generator().manual_seed(1)) * 2
+    wanted = [(0.5, 50, 0.6, 0.0), (1.0, 4, 1.0, 0.0), (2.0, 50, 0.9, 0.0), (1.0, 50, 1.0, 0.2)]
+    parameters = (torch.tensor(column) for column in zip(*wanted, strict=True))
+    kept = restrict(logits, *parameters).isfinite()
+    for row, values in enumerate(wanted):
+        assert torch.equal(kept[row], Sampling(*values).probabilities(logits[row]) > 0)
     assert kept.sum(-1).min() >= 1
 
 
