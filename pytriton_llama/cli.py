@@ -7,12 +7,18 @@ seconds to import is imported inside the commands, so that ``--help`` answers at
 import sys
 import time
 import warnings
-from typing import Annotated, NoReturn
+from pathlib import Path
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
 from pytriton_llama.errors import LlamaError
 from pytriton_llama.llama.fetch import DEFAULT
+
+if TYPE_CHECKING:
+    from pytriton_llama.llama.generator import Llama
+    from pytriton_llama.llama.sampling import Options
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -29,6 +35,9 @@ MaxNewTokens = Annotated[int, typer.Option(help="Stop after so many tokens.")]
 Temperature = Annotated[float, typer.Option(help="0 is greedy.")]
 TopK = Annotated[int | None, typer.Option(help="Draw from the k likeliest tokens.")]
 TopP = Annotated[float | None, typer.Option(help="Draw from the likeliest tokens that make up this share, in (0, 1].")]
+MinP = Annotated[float | None, typer.Option(help="Draw from tokens at least this times as likely as the likeliest.")]
+RepetitionPenalty = Annotated[float | None, typer.Option(help="Above 1, tokens that have been there are less likely.")]
+Stop = Annotated[list[str] | None, typer.Option(help="End the text before this string; may be given several times.")]
 Seed = Annotated[int, typer.Option(help="Of the draw; the same seed gives the same text.")]
 
 
@@ -44,6 +53,17 @@ def fetch(
     print(fetch_model(name, progress=_say))
 
 
+@app.command("import")
+def import_(
+    file: Annotated[Path, typer.Argument(help="A GGUF file of the llama architecture.")],
+    folder: Annotated[Path | None, typer.Argument(help="A new folder; default: in the cache.")] = None,
+) -> None:
+    """Make a folder in Hugging Face's layout, in bf16, of a GGUF file; print it."""
+    from pytriton_llama.llama.fetch import import_gguf
+
+    print(import_gguf(file, folder, progress=_say))
+
+
 @app.command()
 def generate(
     prompt: Annotated[str, typer.Argument(help="The text to continue.")],
@@ -52,32 +72,45 @@ def generate(
     temperature: Temperature = 0.0,
     top_k: TopK = None,
     top_p: TopP = None,
+    min_p: MinP = None,
+    repetition_penalty: RepetitionPenalty = None,
+    stop: Stop = None,
     seed: Seed = 0,
     kernels: Kernels = "auto",
     device: Device = None,
     dtype: Dtype = None,
 ) -> None:
     """Continue a text."""
-    sampling = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "seed": seed}
-    _answer(model, kernels, device, dtype, prompt, chat=False, max_new_tokens=max_new_tokens, **sampling)
+    options = _options(temperature, top_k, top_p, min_p, repetition_penalty, max_new_tokens, stop or None, seed)
+    llama = _load(model, kernels, device, dtype)
+    _print(llama, prompt, options)
 
 
 @app.command()
 def chat(
-    message: Annotated[str, typer.Argument(help="What you say.")],
+    message: Annotated[str | None, typer.Argument(help="What you say; without it, a conversation starts.")] = None,
     model: Model = DEFAULT,
     max_new_tokens: MaxNewTokens = 256,
     temperature: Temperature = 0.0,
     top_k: TopK = None,
     top_p: TopP = None,
+    min_p: MinP = None,
+    repetition_penalty: RepetitionPenalty = None,
+    stop: Stop = None,
     seed: Seed = 0,
     kernels: Kernels = "auto",
     device: Device = None,
     dtype: Dtype = None,
 ) -> None:
     """Say something, get an answer, through the checkpoint's chat template."""
-    sampling = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "seed": seed}
-    _answer(model, kernels, device, dtype, message, chat=True, max_new_tokens=max_new_tokens, **sampling)
+    options = _options(temperature, top_k, top_p, min_p, repetition_penalty, max_new_tokens, stop or None, seed)
+    llama = _load(model, kernels, device, dtype)
+    if message is None:
+        from pytriton_llama.repl import Repl
+
+        Repl(llama, options).run()
+    else:
+        _print(llama, llama.chat_prompt(message), options)
 
 
 @app.command()
@@ -108,18 +141,24 @@ def info() -> None:
     print("\n".join(lines()))
 
 
-def _answer(model_name, kernels, device, dtype, text, chat, **options) -> None:
+def _options(*values) -> "Options":
+    from pytriton_llama.llama.sampling import Options
+
+    return Options(*values)
+
+
+def _load(model: str, kernels: str, device: str | None, dtype: str | None) -> "Llama":
     from pytriton_llama.llama.generator import Llama
-    from pytriton_llama.llama.sampling import Sampling
     from pytriton_llama.runtime import interpreted
 
-    # Refused before seconds are spent on weights.
-    Sampling(options["temperature"], options["top_k"], options["top_p"])
     if kernels in ("auto", "triton") and interpreted():
         _say("no GPU: kernels run in Triton's interpreter on the CPU, slowly; --kernels torch is the fast oracle")
-    llama = Llama.from_pretrained(model_name, device, dtype, kernels, progress=sys.stderr.isatty())
+    return Llama.from_pretrained(model, device, dtype, kernels, progress=sys.stderr.isatty())
+
+
+def _print(llama: "Llama", prompt: "str | list[int]", options: "Options") -> None:
     started = time.perf_counter()
-    stream = llama.stream(llama.chat_prompt(text) if chat else text, **options)
+    stream = llama.stream(prompt, **asdict(options))
     first = None
     for piece in stream:
         first = first or time.perf_counter()

@@ -9,6 +9,7 @@ import sys
 import tempfile
 import zipfile
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from pytriton_llama.errors import LlamaError
@@ -36,13 +37,15 @@ def cache_dir() -> Path:
 
 
 def resolve(path_or_name: str | Path) -> Path:
-    """The folder of a checkpoint: an existing one, or that of a model's name, fetched on first use."""
+    """The folder of a checkpoint: an existing one, or that of a model's name or a GGUF file's, made on first use."""
     name = str(path_or_name)
-    folder = Path(os.path.expanduser(name))
-    if folder.is_dir():
-        return folder
-    if folder.exists():
-        raise LlamaError(f"{name}: is a file; the folder of a checkpoint is needed")
+    path = Path(os.path.expanduser(name))
+    if path.is_dir():
+        return path
+    if path.suffix == ".gguf":
+        return import_gguf(path)
+    if path.exists():
+        raise LlamaError(f"{name}: is a file; the folder of a checkpoint is needed, or a .gguf file")
     return fetch(name)
 
 
@@ -58,20 +61,46 @@ def fetch(name: str, progress: Progress = lambda line: None) -> Path:
         raise LlamaError(
             f"{name}: no such folder, and no model's name: {DEFAULT}, or organisation/repository on the hub"
         )
-    folder = cache_dir() / name.replace("/", "--")
+    bring = _convert_default if name == DEFAULT else partial(_download_repository, name)
+    return _make(cache_dir() / name.replace("/", "--"), lambda part: bring(part, progress))
+
+
+def import_gguf(file: Path, folder: Path | None = None, progress: Progress = lambda line: None) -> Path:
+    """The folder of a GGUF file in Hugging Face's layout, made first where it is not there yet, whole or not at all.
+
+    ``folder``: by default one in the cache, named after the file; it is made anew when the file has changed. Raises
+    :class:`LlamaError`.
+    """
+    from pytriton_llama.llama import gguf
+
+    if not file.is_file():
+        raise LlamaError(f"{file}: no such file")
+    if folder is None:
+        state = file.stat()
+        version = f"{file.resolve()} {state.st_size} {state.st_mtime_ns}".encode()
+        folder = cache_dir() / f"{file.stem}-{hashlib.sha256(version).hexdigest()[:8]}"
+    elif folder.exists():
+        raise LlamaError(f"{folder}: exists already")
+
+    def convert(part: Path) -> None:
+        progress(f"converting {file.name} to bf16 safetensors")
+        gguf.convert(file, part)
+
+    return _make(folder, convert)
+
+
+def _make(folder: Path, fill: Callable[[Path], object]) -> Path:
+    """``folder``, which ``fill`` writes under another name first where it is not there yet."""
     if folder.is_dir():
         return folder
     try:
-        cache_dir().mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=cache_dir(), prefix=".fetch-") as temporary:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".fetch-") as temporary:
             part = Path(temporary) / "folder"
-            if name == DEFAULT:
-                _convert_default(part, progress)
-            else:
-                _download_repository(name, part, progress)
+            fill(part)
             _publish(part, folder)
     except OSError as error:
-        raise LlamaError(f"{name}: cannot be written to {cache_dir()}: {error}") from error
+        raise LlamaError(f"{folder.name}: cannot be written to {folder.parent}: {error}") from error
     return folder
 
 
@@ -129,9 +158,13 @@ def _download_repository(name: str, part: Path, progress: Progress) -> None:
     try:
         snapshot_download(name, local_dir=part, allow_patterns=_REPOSITORY_FILES, ignore_patterns="*/*")
     except GatedRepoError as error:
-        raise LlamaError(f"{name}: gated: accept its licence on the hub and log in (`hf auth login`)") from error
+        known = error.response.status_code != 401
+        need = "accept its licence on the hub" if known else "log in (`hf auth login`), or set HF_TOKEN"
+        raise LlamaError(f"{name}: gated: {need}, and try again") from error
     except RepositoryNotFoundError as error:
-        raise LlamaError(f"{name}: no such repository on the hub, or a private one") from error
+        raise LlamaError(
+            f"{name}: no such repository on the hub, or a private one (log in, or set HF_TOKEN)"
+        ) from error
     except LocalEntryNotFoundError as error:
         raise LlamaError(f"{name}: the hub cannot be reached: {_first_line(error.__cause__ or error)}") from error
     except Exception as error:  # HTTP errors of several libraries

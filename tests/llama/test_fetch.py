@@ -239,9 +239,50 @@ class TestResolve:
         assert contents(cache) == set()
 
     def test_refuses_a_file(self, cache, tmp_path):
-        (tmp_path / "model.gguf").write_text("")
+        (tmp_path / "model.safetensors").write_text("")
         with pytest.raises(LlamaError, match="is a file"):
-            fetch.resolve(tmp_path / "model.gguf")
+            fetch.resolve(tmp_path / "model.safetensors")
+
+
+class TestImport:
+    def test_once_and_again_when_the_file_has_changed(self, cache, tmp_path, monkeypatch):
+        """Catches a second conversion, and the folder of a file's older self, or of another of its name, taken."""
+        monkeypatch.setattr(gguf, "convert", write_folder)
+        file = tmp_path / "a.gguf"
+        file.write_text("one")
+        first = fetch.resolve(file)
+        assert first.parent == cache and first.name.startswith("a-")
+        monkeypatch.setattr(gguf, "convert", lambda *_: pytest.fail("converted again"))
+        assert fetch.resolve(str(file)) == first
+        monkeypatch.setattr(gguf, "convert", write_folder)
+        file.write_text("other")
+        (tmp_path / "b").mkdir()
+        (tmp_path / "b" / "a.gguf").write_text("one")
+        made = [fetch.resolve(path) for path in (file, tmp_path / "b" / "a.gguf")]
+        assert [(folder / "config.json").read_text() for folder in (first, *made)] == ["one", "other", "one"]
+        assert contents(cache) == {folder.name for folder in (first, *made)}
+
+    @pytest.mark.parametrize("error", [KeyboardInterrupt, LlamaError("broken"), OSError(28, "No space left on device")])
+    def test_interrupted_leaves_nothing(self, error, cache, tmp_path, monkeypatch):
+        """Catches a half-written folder that the next start takes for the model, in the cache and elsewhere."""
+
+        def convert(file, folder):
+            write_folder(file, folder)
+            raise error
+
+        monkeypatch.setattr(gguf, "convert", convert)
+        (tmp_path / "a.gguf").write_text("one")
+        for folder in (None, tmp_path / "new" / "folder"):
+            with pytest.raises(KeyboardInterrupt if error is KeyboardInterrupt else LlamaError):
+                fetch.import_gguf(tmp_path / "a.gguf", folder)
+        assert contents(cache) == contents(tmp_path / "new") == set()
+
+    def test_refuses_what_is_not_there_or_would_be_overwritten(self, cache, tmp_path):
+        with pytest.raises(LlamaError, match=r"none\.gguf: no such file"):
+            fetch.resolve(tmp_path / "none.gguf")
+        (tmp_path / "a.gguf").write_text("one")
+        with pytest.raises(LlamaError, match=f"{tmp_path}: exists already"):
+            fetch.import_gguf(tmp_path / "a.gguf", tmp_path)
 
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
@@ -280,7 +321,11 @@ class Hub(http.server.BaseHTTPRequestHandler):
         path = self.path.partition("?")[0]
         name = "/".join(path.replace("/api/models", "").split("/")[1:3])
         if name == "org/gated":
-            self.respond(403, X_Error_Code="GatedRepo", X_Error_Message="ask for access")
+            self.respond(
+                403 if self.headers.get("Authorization") else 401,
+                X_Error_Code="GatedRepo",
+                X_Error_Message="ask for access",
+            )
         elif name == "org/broken":
             self.respond(400, X_Error_Message="bad\nday")
         elif name not in ("org/tiny", "org/empty", "org/torn"):
@@ -348,7 +393,7 @@ class TestHub:
         ("name", "message"),
         [
             ("org/none", "org/none: no such repository on the hub, or a private one"),
-            ("org/gated", "org/gated: gated: accept its licence"),
+            ("org/gated", r"org/gated: gated: log in .*HF_TOKEN"),
             ("org/empty", r"org/empty: (holds no config.json|the download failed)"),
             ("org/torn", "org/torn: the download failed"),
             ("org/broken", "org/broken: the hub cannot be reached|the download failed"),
@@ -362,6 +407,11 @@ class TestHub:
         assert re.search(f"^LlamaError: .*{message}.*\n\\Z", done.stderr, re.MULTILINE), done.stderr
         assert "Traceback" not in done.stderr
         assert contents(cache) == set()
+
+    def test_a_token_without_access(self, hub, cache):
+        """Catches a reader who is logged in and told to log in."""
+        done = fetch_elsewhere("org/gated", cache, hub, HF_TOKEN="hf_" + "x" * 20)
+        assert done.stderr == "LlamaError: org/gated: gated: accept its licence on the hub, and try again\n"
 
     @pytest.mark.parametrize("offline", ["0", "1"])
     def test_no_network(self, offline, cache):
