@@ -1,21 +1,20 @@
-"""A checkpoint's chat template: somebody else's Jinja program, run in a sandbox."""
+"""A checkpoint's chat template, from messages to the text of a prompt."""
 
 import json
 import re
+import subprocess
 import sys
-from collections.abc import Sequence
-from datetime import datetime
+from collections.abc import Sequence, Set
 from pathlib import Path
 from typing import Any
 
-from jinja2 import TemplateError
-from jinja2.ext import loopcontrols
-from jinja2.sandbox import ImmutableSandboxedEnvironment
-
 from pytriton_llama.errors import LlamaError
-from pytriton_llama.llama.config import read_json
+from pytriton_llama.llama import built_in_templates, render_template
 
-_MAX_LINES = 5_000_000  # of the compiled template, seconds; a long chat runs some ten thousand
+_MAX_SOURCE = 1 << 20  # characters; Llama 3.1's has four thousand
+_MAX_SECONDS = 5
+_MAX_BYTES = 1 << 30
+_MAX_TEXT = 1 << 24  # characters of a prompt; the longest contexts hold a million tokens
 _MARKS = [chr(code) for code in range(0xFDD0, 0xFDF0)]  # Unicode's noncharacters: no text needs them
 
 
@@ -27,15 +26,21 @@ class ChatTemplate:
         self._tokens = tokens  # bos_token, eos_token, …
 
     @classmethod
-    def from_folder(cls, folder: Path) -> "ChatTemplate":
-        """From ``chat_template.jinja``, else from ``tokenizer_config.json``."""
-        file = folder / "tokenizer_config.json"
-        values = read_json(file) if file.exists() else {}
+    def from_folder(cls, folder: Path, values: dict[str, Any]) -> "ChatTemplate":
+        """From ``chat_template.jinja``, else from ``values``, the content of ``tokenizer_config.json``."""
         source = values.get("chat_template") or ""
         if isinstance(source, list):  # several templates, by name
-            source = {entry["name"]: entry["template"] for entry in source}.get("default", "")
-        if (folder / "chat_template.jinja").exists():
-            source = (folder / "chat_template.jinja").read_text(encoding="utf-8")
+            named = [entry for entry in source if isinstance(entry, dict)]
+            source = next((entry.get("template") for entry in named if entry.get("name") == "default"), "")
+        file = folder / "chat_template.jinja"
+        if file.exists():
+            try:
+                with file.open(encoding="utf-8") as opened:
+                    source = opened.read(_MAX_SOURCE + 1)
+            except (OSError, UnicodeError) as error:
+                raise LlamaError(f"{file}: cannot be read: {error}") from error
+        if not isinstance(source, str) or len(source) > _MAX_SOURCE:
+            raise LlamaError(f"{folder}: the chat template must be a text of at most {_MAX_SOURCE} characters")
         tokens = {}
         for key in ("bos_token", "eos_token", "unk_token", "pad_token"):
             token = values.get(key)
@@ -43,6 +48,14 @@ class ChatTemplate:
             if token is not None:
                 tokens[key] = token
         return cls(source, tokens)
+
+    def or_built_in(self, controls: Set[str]) -> "ChatTemplate":
+        """This one, or where it is empty the one that fits a vocabulary with these control tokens, if any."""
+        return self if self.source else ChatTemplate(built_in_templates.choose(controls), {})
+
+    def writes(self, token: str) -> bool:
+        """Whether the template names a token, so that nobody may type it."""
+        return token in self.source and not token.isspace()
 
     def render(self, messages: Sequence[dict[str, str]], controls: Sequence[str]) -> tuple[str, str]:
         """The prompt up to the assistant's turn, and a mark.
@@ -62,32 +75,23 @@ class ChatTemplate:
         return self._run(marked), mark
 
     def _run(self, messages: list[dict[str, str]]) -> str:
-        environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols])
-        environment.filters["tojson"] = _tojson
-        environment.globals |= {"raise_exception": _raise_exception, "strftime_now": _strftime_now}
-        lines = 0
-
-        def count(frame, event, _):
-            nonlocal lines
-            lines += 1
-            if lines > _MAX_LINES:
-                raise TemplateError(f"more than {_MAX_LINES} lines executed")
-            return count
-
-        def enter(frame, event, argument):
-            return count if frame.f_code.co_filename == "<template>" else None
-
-        tracer = sys.gettrace()
+        variables = {"messages": messages, "tools": None, "documents": None, "add_generation_prompt": True}
+        request = {"source": self.source, "variables": variables | self._tokens}
+        limits = {"max_seconds": _MAX_SECONDS, "max_bytes": _MAX_BYTES, "max_characters": _MAX_TEXT}
+        # -P: the modules beside the script must not stand in for others of the same name.
+        child = subprocess.run(
+            [sys.executable, "-P", render_template.__file__],
+            input=json.dumps(request | limits),
+            capture_output=True,
+            text=True,
+        )
         try:
-            template = environment.from_string(self.source)
-            sys.settrace(enter)  # the sandbox stops no endless loop
-            return template.render(
-                messages=messages, tools=None, documents=None, add_generation_prompt=True, **self._tokens
-            )
-        except Exception as error:  # a template can raise anything
-            raise LlamaError(f"chat template: {' '.join(str(error).split()) or type(error).__name__}") from error
-        finally:
-            sys.settrace(tracer)
+            reply = json.loads(child.stdout)
+        except ValueError:  # ended by a limit
+            reply = {"error": f"it takes more than {_MAX_SECONDS} seconds or {_MAX_BYTES >> 20} MiB of memory"}
+        if "error" in reply:
+            raise LlamaError(f"chat template: {' '.join(reply['error'].split())}")
+        return reply["text"]
 
 
 def _first_characters(controls: Sequence[str]) -> re.Pattern[str]:
@@ -98,16 +102,3 @@ def _first_characters(controls: Sequence[str]) -> re.Pattern[str]:
     whole = {re.escape(control[1:]) for control in controls}
     begun = {re.escape(control[1:end]) + r"\s*\Z" for control in controls for end in range(1, len(control))}
     return re.compile(f"[{firsts}](?={'|'.join(sorted(whole | begun))})")
-
-
-def _raise_exception(message: str) -> None:
-    raise TemplateError(message)
-
-
-def _tojson(value: Any, ensure_ascii=False, indent=None, separators=None, sort_keys=False) -> str:
-    # Jinja's own escapes HTML.
-    return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
-
-
-def _strftime_now(pattern: str) -> str:
-    return datetime.now().strftime(pattern)

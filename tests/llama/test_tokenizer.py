@@ -11,16 +11,9 @@ from hypothesis import strategies as st
 from tokenizers import AddedToken, decoders, models, normalizers, pre_tokenizers, processors
 
 from pytriton_llama.errors import LlamaError
-from pytriton_llama.llama import tokenizer
+from pytriton_llama.llama import chat_template, tokenizer
 from pytriton_llama.llama.config import LlamaConfig
-
-AWKWARD = [
-    "", " ", "\n", "  \n\n\t ", "Hello, world!", "  two  spaces  ", "0123456789 3.14 1e-5",
-    "don't I'll we've",
-    "naïve café — “quotes”…", "日本語のテキスト", "中文,没有空格", "한국어", "العربية", "हिन्दी",
-    "👩‍👩‍👧‍👦 🇫🇷 🤷🏽‍♀️", "e\u0301 \u200b \ufeff", "\x00\x07\x7f", "\r\n", "def f(x):\n    return x ** 2\n",
-    "<s></s> <think> [INST]", "a\ufffdb", "\ufdd0\uffff", "\U0010ffff", "x" * 300, "a < b <", "|im_end|>",
-]  # fmt: skip
+from tests.llama.texts import AWKWARD, random_text, streamed
 
 
 @pytest.fixture(scope="module")
@@ -41,16 +34,6 @@ def theirs(smollm2):
 @pytest.fixture(scope="module")
 def control(theirs):
     return set(theirs.all_special_ids) | set(theirs.added_tokens_decoder)
-
-
-def random_text(seed: int) -> str:
-    draw = random.Random(seed)
-    return "".join(draw.choice(AWKWARD) + draw.choice(["", " ", "\n", "é", "7"]) for _ in range(draw.randrange(1, 9)))
-
-
-def streamed(tok: tokenizer.Tokenizer, ids) -> str:
-    stream = tok.stream()
-    return "".join([stream.step(i) for i in ids]) + stream.flush()
 
 
 class TestText:
@@ -312,8 +295,6 @@ class TestTemplates:
     @pytest.mark.parametrize(
         ("template", "message"),
         [
-            (None, "no chat template"),
-            ("", "no chat template"),
             ("{{ raise_exception('roles must\nalternate') }}", "roles must alternate"),
             ("{% for %}", "chat template: "),
             ("{{ messages[0].missing.deeper }}", "undefined|no attribute"),
@@ -322,18 +303,41 @@ class TestTemplates:
             ("{{ messages.append(1) }}", "append|unsafe"),
             ("{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}", "recursion"),
             ("{% include '/etc/passwd' %}", "chat template: "),
-            (
-                "{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}",
-                "lines executed",
-            ),
+            ("{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}", "takes more than 1 s"),
+            ("{{ 10 ** (10 ** 10) }}", "takes more than 1 s"),
+            ("{{ 'a' * 10 ** 10 }}", "too much memory"),
+            ("{{ 'a' | center(10 ** 10) }}", "too much memory"),
+            ("{% set n = namespace(x='ab') %}{% for i in range(40) %}{% set n.x = n.x ~ n.x %}{% endfor %}", "memory"),
+            ("{{ 'a' * 2 ** 25 }}", "a text of more than"),
+            ("{{ raise_exception('a' * 10 ** 6) }}", "aaa"),
         ],
     )
-    def test_a_bad_template_is_one_line(self, template, message, tmp_path):
-        """A template is somebody else's program: it must neither escape, hang, nor end in a traceback."""
+    def test_a_bad_template_is_one_line(self, template, message, tmp_path, monkeypatch):
+        """A template is somebody else's program: it must neither escape, hang, fill memory, nor end in a traceback."""
+        monkeypatch.setattr(chat_template, "_MAX_SECONDS", 1)
         tok = load(save(tmp_path, template))
         with pytest.raises(LlamaError, match=message) as caught:
             tok.chat(USER)
-        assert "\n" not in str(caught.value)
+        assert "\n" not in str(caught.value) and len(str(caught.value)) < 500
+
+    @pytest.mark.parametrize("template", [None, ""])
+    def test_none_fits(self, template, tmp_path):
+        """Catches a built-in template whose control tokens the vocabulary lacks."""
+        tok = load(save(tmp_path, template, special=("<bos>", "<|im_start|>")))
+        with pytest.raises(LlamaError, match="no chat template"):
+            tok.chat(USER)
+
+    @pytest.mark.parametrize("template", [1, {"a": 1}, [{"name": "default", "template": 2}], "x" * 2_000_000])
+    def test_refuses_what_is_no_template(self, template, tmp_path):
+        """Catches a traceback where the file holds something else."""
+        with pytest.raises(LlamaError, match=r"chat.template"):
+            load(save(tmp_path, template)).chat(USER)
+
+    def test_refuses_a_jinja_file_that_is_no_text(self, tmp_path):
+        save(tmp_path)
+        (tmp_path / "chat_template.jinja").write_bytes(b"\xff")
+        with pytest.raises(LlamaError, match=r"chat_template\.jinja"):
+            load(tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -354,5 +358,5 @@ def test_refuses_a_vocabulary_larger_than_the_models(tmp_path):
 
 
 def test_refuses_a_folder_without(tmp_path):
-    with pytest.raises(LlamaError, match=r"no tokenizer\.json"):
+    with pytest.raises(LlamaError, match=r"neither tokenizer\.json nor tokenizer\.model"):
         load(tmp_path)
