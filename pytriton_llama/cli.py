@@ -7,8 +7,8 @@ seconds to import is imported inside the commands, so that ``--help`` answers at
 import sys
 import time
 import warnings
-from pathlib import Path
 from dataclasses import asdict
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer

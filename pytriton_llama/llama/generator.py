@@ -124,7 +124,7 @@ class Llama:
         Raises:
             LlamaError: a text of fewer than two tokens, a token id outside the vocabulary.
         """
-        ids = self.tokenizer.encode(text) if isinstance(text, str) else list(text)
+        ids = self._ids(text)
         if len(ids) < 2:
             raise LlamaError(f"the text has {len(ids)} tokens; perplexity needs at least 2")
         context, total = self.config.max_position_embeddings, 0.0
@@ -202,12 +202,20 @@ class Llama:
         """The token ids that :meth:`chat` continues; :meth:`stream` takes them too."""
         if isinstance(messages, str):
             messages = [{"role": "user", "content": messages}]
+        for message in messages:
+            _check_text(*message.values())
         return self.tokenizer.chat(messages)
 
     def _encode(self, prompt: Prompt) -> list[int]:
-        ids = self.tokenizer.encode(prompt) if isinstance(prompt, str) else list(prompt)
+        ids = self._ids(prompt)
         self._check_prompt(ids)
         return ids
+
+    def _ids(self, prompt: Prompt) -> list[int]:
+        if not isinstance(prompt, str):
+            return list(prompt)
+        _check_text(prompt)
+        return self.tokenizer.encode(prompt)
 
     def _check_prompt(self, ids: list[int]) -> None:
         context, vocab_size = self.config.max_position_embeddings, self.config.vocab_size
@@ -247,6 +255,15 @@ class Llama:
                 yield
                 if all(answer.finish_reason for answer in answers):
                     return
+
+
+def _check_text(*texts: str) -> None:
+    """What a terminal or a file gave that was no UTF-8, Python keeps as half characters: no tokenizer takes them."""
+    for text in texts:
+        try:
+            text.encode()
+        except UnicodeEncodeError as error:
+            raise LlamaError(f"the text is no Unicode: {error}") from error
 
 
 def _config_values(name_or_path: str | Path) -> dict[str, Any]:
