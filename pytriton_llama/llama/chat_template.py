@@ -67,6 +67,8 @@ class ChatTemplate:
         if not self.source:
             raise LlamaError("this checkpoint has no chat template: use generate instead of chat")
         texts = [text for message in messages for text in message.values()]
+        for text in texts:
+            check_text(text)
         mark = next((mark for mark in _MARKS if not any(mark in text for text in texts)), None)
         if mark is None:
             raise LlamaError("the messages use up all of Unicode's noncharacters")
@@ -92,6 +94,14 @@ class ChatTemplate:
         if "error" in reply:
             raise LlamaError(f"chat template: {' '.join(reply['error'].split())}")
         return reply["text"]
+
+
+def check_text(text: str) -> None:
+    """Raises :class:`LlamaError` for what is no Unicode: a terminal's broken bytes come as half a surrogate pair."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise LlamaError(f"the text is no valid Unicode: {text[error.start]!r} at position {error.start}") from error
 
 
 def _first_characters(controls: Sequence[str]) -> re.Pattern[str]:

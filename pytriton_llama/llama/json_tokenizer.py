@@ -15,7 +15,7 @@ from typing import Any
 import tokenizers
 
 from pytriton_llama.errors import LlamaError
-from pytriton_llama.llama.chat_template import ChatTemplate
+from pytriton_llama.llama.chat_template import ChatTemplate, check_text
 from pytriton_llama.llama.detokenizer import Stream
 
 
@@ -43,6 +43,7 @@ class JsonTokenizer:
                 raise LlamaError(f"{file}: the id of control token {name!r} is not the one the file declares")
 
     def encode(self, text: str) -> list[int]:
+        check_text(text)
         return self._encoder.encode(text).ids
 
     def decode(self, ids: Iterable[int]) -> str:

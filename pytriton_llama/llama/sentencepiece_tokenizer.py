@@ -13,7 +13,7 @@ from sentencepiece import SentencePieceProcessor
 from sentencepiece.sentencepiece_model_pb2 import ModelProto
 
 from pytriton_llama.errors import LlamaError
-from pytriton_llama.llama.chat_template import ChatTemplate
+from pytriton_llama.llama.chat_template import ChatTemplate, check_text
 from pytriton_llama.llama.detokenizer import Stream
 from pytriton_llama.llama.values import flag
 
@@ -49,6 +49,7 @@ class SentencePieceTokenizer:
         self._after = _ids(flag(values, "add_eos_token"), self._processor.eos_id())
 
     def encode(self, text: str) -> list[int]:
+        check_text(text)
         return [*self._before, *self._processor.encode(text), *self._after]
 
     def decode(self, ids: Iterable[int]) -> str:
