@@ -4,6 +4,8 @@ Only safetensors: nothing is unpickled, so that opening a stranger's checkpoint 
 headers are checked against the config first: a wrong checkpoint fails before gigabytes have been moved.
 """
 
+import os
+import re
 from pathlib import Path
 
 import torch
@@ -15,6 +17,7 @@ from pytriton_llama.llama.config import LlamaConfig, read_json
 
 SINGLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
+_FILE_NAME = re.compile(r"\w[\w.-]*\.safetensors")
 _DTYPES = ("F32", "F16", "BF16")
 
 
@@ -104,14 +107,14 @@ def _files(folder: Path) -> list[Path]:
     names = dict.fromkeys(map(str, weight_map.values()))
     for name in names:
         # An index comes from outside: it must not lead out of its folder.
-        if "/" in name or "\\" in name or not name.endswith(".safetensors") or not _stays(folder, folder / name):
+        if not _FILE_NAME.fullmatch(name) or not _stays(folder, folder / name):
             raise LlamaError(f"{folder / INDEX}: {name!r} is no safetensors file of the folder")
     return [folder / name for name in names]
 
 
 def _stays(folder: Path, file: Path) -> bool:
     """Whether a link, if it is one, leads to a file of the folder, or of the hub's own cache to which it belongs."""
-    home, target = folder.resolve(), file.resolve()
+    home, target = Path(os.path.realpath(folder)), Path(os.path.realpath(file))
     return target.parent in (home, home.parent.parent / "blobs")
 
 
@@ -145,6 +148,8 @@ def _places(files: list[Path], config: LlamaConfig) -> dict[Path, list[str]]:
 
 
 def _open(file: Path) -> safe_open:
+    if file.exists() and not file.is_file():  # reading a pipe would wait for ever
+        raise LlamaError(f"{file}: not a file")
     try:
         return safe_open(file, framework="pt", device="cpu")
     except (SafetensorError, OSError) as error:

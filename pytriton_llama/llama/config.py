@@ -117,7 +117,9 @@ class LlamaConfig:
         max_length = size(values, "max_position_embeddings", default_length, most=_MAX_CONTEXT)
         rope_theta, scaling = _rope(values, max_length)
         if scaling and scaling.rope_type == "dynamic":
-            max_length = int(min(scaling.factor * max_length, _MAX_CONTEXT))
+            if scaling.factor * max_length > _MAX_CONTEXT:
+                raise LlamaError(f"config: factor times max_position_embeddings must be at most {_MAX_CONTEXT}")
+            max_length = int(scaling.factor * max_length)
         bos = values.get("bos_token_id", 1)
         if isinstance(bos, list):
             raise LlamaError(f"config: bos_token_id must be one token id, got {shown(bos)}")

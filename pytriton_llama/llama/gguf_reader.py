@@ -3,7 +3,8 @@
 from pathlib import Path
 from typing import Any
 
-from gguf import GGUFReader
+import numpy as np
+from gguf import GGUFReader, GGUFValueType
 
 from pytriton_llama.errors import LlamaError
 
@@ -30,10 +31,18 @@ class _BoundedReader(GGUFReader):
     _values = 0
 
     def _get(self, offset: int, dtype: Any, count: int = 1, override_order: Any = None) -> Any:
-        self._values += 1
+        self._expect(1)
+        stop = int(offset) + int(count) * np.dtype(dtype).itemsize
+        if stop > len(self.data):
+            raise ValueError(f"it ends at byte {len(self.data)}, before byte {stop}")
+        return super()._get(offset, dtype, count, override_order)
+
+    def _get_field_parts(self, orig_offs: int, raw_type: int) -> Any:
+        if raw_type == GGUFValueType.ARRAY:
+            self._expect(int(self._get(orig_offs + 4, np.uint64)[0]))  # the length, after the entries' type
+        return super()._get_field_parts(orig_offs, raw_type)
+
+    def _expect(self, count: int) -> None:
+        self._values += count
         if self._values > _MAX_VALUES:
             raise ValueError(f"more than {_MAX_VALUES} values of metadata")
-        array = super()._get(offset, dtype, count, override_order)
-        if len(array) < count:
-            raise ValueError(f"it ends before byte {offset} + {int(count)} values")
-        return array
