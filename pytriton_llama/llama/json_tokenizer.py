@@ -6,9 +6,11 @@ encoded in one piece, so that ordinary text is split exactly as the checkpoint's
 """
 
 import json
+import math
 import re
 import secrets
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -18,33 +20,41 @@ from pytriton_llama.errors import LlamaError
 from pytriton_llama.llama.chat_template import ChatTemplate, check_text
 from pytriton_llama.llama.detokenizer import Stream
 
+_MAX_GROWTH = 1000  # of a text under all replacements; Llama's put one character for another
+
 
 class JsonTokenizer:
     """``spec`` is the file's content; ``file`` is named in errors."""
 
     def __init__(self, spec: dict[str, Any], template: ChatTemplate, file: Path):
-        try:
-            self._decoder = _from_spec(spec)
-            added = self._decoder.get_added_tokens_decoder()
-            self._skipped = {i for i, token in added.items() if token.special}
-            self._template = template.or_built_in({added[i].content for i in self._skipped})
-            # Special tokens, and what the chat template writes though the file calls it ordinary (`<think>`).
-            self._secrets = {
-                token.content: f"\uffff{secrets.token_hex(8)}{token.content}"
-                for token in added.values()
-                if token.special or self._template.writes(token.content)
-            }
-            self._encoder = _from_spec(_renamed(spec, self._secrets))
-            self.size = max(self._decoder.get_vocab().values()) + 1
-        except Exception as error:  # `tokenizers` raises bare Exceptions
-            raise LlamaError(f"{file}: not a usable tokenizer: {error}") from error
+        self._file = file
+        with _one_line(file):
+            self._load(spec, template)
+            self._ids("a", True)  # some mistakes show only here
         for name, secret in self._secrets.items():
             if self._encoder.token_to_id(secret) != self._decoder.token_to_id(name):
                 raise LlamaError(f"{file}: the id of control token {name!r} is not the one the file declares")
 
+    def _load(self, spec: dict[str, Any], template: ChatTemplate) -> None:
+        for part in ("normalizer", "decoder"):
+            if _growth(spec.get(part)) > _MAX_GROWTH:
+                raise ValueError(f"its {part} makes a text more than {_MAX_GROWTH} times as long")
+        self._decoder = _from_spec(spec)
+        added = self._decoder.get_added_tokens_decoder()
+        self._skipped = {i for i, token in added.items() if token.special}
+        self._template = template.or_built_in({added[i].content for i in self._skipped})
+        # Special tokens, and what the chat template writes though the file calls it ordinary (`<think>`).
+        self._secrets = {
+            token.content: f"\uffff{secrets.token_hex(8)}{token.content}"
+            for token in added.values()
+            if token.special or self._template.writes(token.content)
+        }
+        self._encoder = _from_spec(_renamed(spec, self._secrets))
+        self.size = max(self._decoder.get_vocab().values()) + 1
+
     def encode(self, text: str) -> list[int]:
         check_text(text)
-        return self._encoder.encode(text).ids
+        return self._ids(text, True)
 
     def decode(self, ids: Iterable[int]) -> str:
         return self._decoder.decode(list(ids), skip_special_tokens=True)
@@ -58,7 +68,22 @@ class JsonTokenizer:
         rendered, mark = self._template.render(messages, names)
         if names:
             rendered = re.sub("|".join(map(re.escape, names)), lambda m: self._secrets[m[0]], rendered)
-        return self._encoder.encode(rendered.replace(mark, ""), add_special_tokens=False).ids
+        return self._ids(rendered.replace(mark, ""), False)
+
+    def _ids(self, text: str, add_special_tokens: bool) -> list[int]:
+        with _one_line(self._file):
+            return self._encoder.encode(text, add_special_tokens=add_special_tokens).ids
+
+
+@contextmanager
+def _one_line(file: Path) -> Iterator[None]:
+    """A :class:`LlamaError` for what ``tokenizers`` raises: bare Exceptions, and Rust's panics, which are none."""
+    try:
+        yield
+    except (KeyboardInterrupt, SystemExit, LlamaError):
+        raise
+    except BaseException as error:
+        raise LlamaError(f"{file}: not a usable tokenizer: {' '.join(str(error).split())}") from error
 
 
 def _from_spec(spec: dict[str, Any]) -> tokenizers.Tokenizer:
@@ -68,11 +93,19 @@ def _from_spec(spec: dict[str, Any]) -> tokenizers.Tokenizer:
     return tokenizer
 
 
+def _growth(part: Any) -> int:
+    """How often as long replacements in a row can make a text: each may put its content at every character."""
+    if isinstance(part, dict):
+        own = 1 + len(part["content"]) if "pattern" in part and isinstance(part.get("content"), str) else 1
+        return own * _growth(list(part.values()))
+    return math.prod(map(_growth, part)) if isinstance(part, list) else 1
+
+
 def _renamed(spec: dict[str, Any], names: dict[str, str]) -> dict[str, Any]:
     """The file with control tokens under other names, and with no merge that could build one from text."""
     model = spec["model"]
     if not isinstance(model.get("vocab"), dict):
-        raise LlamaError(f"model type {model.get('type')!r} is not supported (only BPE)")
+        raise ValueError(f"model type {model.get('type')!r} is not supported (only BPE)")
     merges = []
     for merge in model["merges"]:
         left, right = merge.split(" ", 1) if isinstance(merge, str) else merge

@@ -350,6 +350,49 @@ def test_refuses_broken_files(text, tmp_path):
         load(tmp_path)
 
 
+def hostile(kind):
+    replace = {"type": "Replace", "pattern": {"String": "a"}, "content": "aa"}
+    sequence = {"type": "Sequence", "normalizers": [replace] * 40}
+    special = [{"SpecialToken": {"id": "<x>", "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}}]
+    template = {"type": "TemplateProcessing", "single": special, "pair": special, "special_tokens": {}}
+    backtracks = {"type": "Split", "pattern": {"Regex": "(a+a+)+b"}, "behavior": "Isolated", "invert": False}
+    return {
+        "doubling": {"normalizer": sequence},
+        "nested": {"normalizer": {"type": "Sequence", "normalizers": [sequence]}},
+        "decoder": {"decoder": {"type": "Sequence", "decoders": [replace] * 40}},
+        "unknown token": {"post_processor": template},
+        "backtracking": {"pre_tokenizer": backtracks},
+    }[kind]
+
+
+@pytest.mark.parametrize(
+    ("kind", "message"),
+    [
+        ("doubling", "its normalizer makes a text more than 1000 times as long"),
+        ("nested", "its normalizer makes a text more than 1000 times as long"),
+        ("decoder", "its decoder makes a text more than 1000 times as long"),
+        ("unknown token", "no entry found"),
+    ],
+)
+def test_refuses_hostile_files(kind, message, tmp_path):
+    """Catches memory filled by one letter, and a panic that ends the program at the first prompt."""
+    save(tmp_path)
+    spec = json.loads((tmp_path / "tokenizer.json").read_text())
+    (tmp_path / "tokenizer.json").write_text(json.dumps(spec | hostile(kind)))
+    with pytest.raises(LlamaError, match=message) as caught:
+        load(tmp_path)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_pattern_that_backtracks_without_end(tmp_path):
+    """Catches the regular expressions' own limit, a panic, left to end the program."""
+    save(tmp_path)
+    spec = json.loads((tmp_path / "tokenizer.json").read_text())
+    (tmp_path / "tokenizer.json").write_text(json.dumps(spec | hostile("backtracking")))
+    with pytest.raises(LlamaError, match="retry-limit"):
+        load(tmp_path).encode("a" * 99)
+
+
 def test_refuses_a_vocabulary_larger_than_the_models(tmp_path):
     """Its last ids would read past the embedding: on a GPU, somebody else's memory."""
     assert load(save(tmp_path), vocab_size=258)
