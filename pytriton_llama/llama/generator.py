@@ -261,7 +261,7 @@ def _check_text(*texts: str) -> None:
     """What a terminal or a file gave that was no UTF-8, Python keeps as half characters: no tokenizer takes them."""
     for text in texts:
         try:
-            text.encode()
+            str(text).encode()
         except UnicodeEncodeError as error:
             raise LlamaError(f"the text is no Unicode: {error}") from error
 

@@ -1,13 +1,17 @@
 """Steps as CUDA graphs and without, requests side by side and one after the other."""
 
 import dataclasses
+import os
+import signal
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
 import transformers
 
 from pytriton_llama import Llama, reference
-from pytriton_llama.llama import batch, model
+from pytriton_llama.errors import LlamaError
+from pytriton_llama.llama import batch, memory, model
 from pytriton_llama.llama.cache import KVCache
 
 TINY = {
@@ -22,7 +26,13 @@ TINY = {
     "eos_token_id": 7,
 }
 PROMPTS = [[5, 6, 8], list(range(20, 60)), [100]]
-DRAWS = [{}, {"temperature": 1.0, "seed": 3}, {"temperature": 0.8, "top_k": 20, "top_p": 0.9, "seed": 5}]
+DRAWS = {
+    "greedy": {},
+    "random": {"temperature": 1.0, "seed": 3},
+    "restricted": {"temperature": 0.8, "top_k": 20, "top_p": 0.9, "min_p": 0.02, "seed": 5},
+    "penalized": {"repetition_penalty": 1.4, "logprobs": True},
+    "everything": {"temperature": 1.2, "top_k": 50, "repetition_penalty": 1.2, "seed": 8, "logprobs": True},
+}
 
 
 @pytest.fixture
@@ -33,26 +43,134 @@ def llama() -> Llama:
     return llama
 
 
-@pytest.mark.parametrize("options", DRAWS, ids=["greedy", "random", "restricted"])
+@pytest.mark.parametrize("options", DRAWS.values(), ids=DRAWS)
 def test_with_and_without_graphs_and_torch(llama, options):
     """Catches an argument that the capture froze, a step that is counted twice where it is captured, and a draw that
     differs between the kernels and their oracle."""
-    made = llama.generate(PROMPTS, max_new_tokens=30, **options)
-    again = llama.generate(PROMPTS, max_new_tokens=30, **options)  # with the graphs that the first has left
+    made = llama.generate(PROMPTS, max_new_tokens=16, **options)
+    again = llama.generate(PROMPTS, max_new_tokens=16, **options)  # with the graphs that the first has left
+    assert again == made
     llama.engine.graphs = False
-    assert made == again == llama.generate(PROMPTS, max_new_tokens=30, **options)
+    assert_alike(llama.generate(PROMPTS, max_new_tokens=16, **options), made)
     llama.model.ops = reference
-    assert made == llama.generate(PROMPTS, max_new_tokens=30, **options)
+    assert_alike(llama.generate(PROMPTS, max_new_tokens=16, **options), made)
 
 
-@pytest.mark.parametrize("options", DRAWS[1:], ids=["random", "restricted"])
+def assert_alike(ours, expected) -> None:
+    """The same tokens for the same reasons, as likely to the last digits."""
+    for one, other in zip(ours, expected, strict=True):
+        assert (one.token_ids, one.finish_reason) == (other.token_ids, other.finish_reason)
+        assert (one.logprobs is None) == (other.logprobs is None)
+        assert one.logprobs is None or one.logprobs == pytest.approx(other.logprobs, abs=1e-4)
+
+
+@pytest.mark.parametrize("options", [DRAWS[name] for name in ("random", "restricted", "everything")])
 def test_a_seed_is_a_sequences_own(llama, options):
     """Catches noise that depends on the batch or on a sequence's place in it."""
     options = options | {"max_new_tokens": 12}
     together = llama.generate(PROMPTS, **options)
     assert together[0].token_ids != llama.generate(PROMPTS[0], **(options | {"seed": 99})).token_ids
     for i, prompt in enumerate(PROMPTS):
-        assert llama.generate(prompt, **(options | {"seed": options["seed"] + i})) == together[i]
+        assert_alike([llama.generate(prompt, **(options | {"seed": options["seed"] + i}))], [together[i]])
+
+
+def test_nothing_is_left_of_other_options(llama):
+    """Catches tokens of an earlier request that are still seen, and a penalty, stop tokens or a request for
+    log-probabilities that stays."""
+    expected = [llama.generate(PROMPTS, max_new_tokens=6, **options) for options in DRAWS.values()]
+    for made, options in reversed(list(zip(expected, DRAWS.values(), strict=True))):
+        llama.generate(PROMPTS, max_new_tokens=6, stop=[], repetition_penalty=3.0, logprobs=True)
+        assert llama.generate(PROMPTS, max_new_tokens=6, **options) == made
+
+
+@pytest.mark.parametrize("options", [{}, DRAWS["everything"]], ids=["greedy", "everything"])
+def test_logprobs_are_the_models_own(llama, options):
+    """Catches log-probabilities after penalty, temperature or top-k, of the wrong step, or of the likeliest token."""
+    for prompt, made in zip(
+        PROMPTS, llama.generate(PROMPTS, max_new_tokens=9, **(options | {"logprobs": True})), strict=True
+    ):
+        logits = llama.logits(prompt + made.token_ids)[len(prompt) - 1 : -1]
+        expected = torch.log_softmax(logits, -1).gather(1, torch.tensor(made.token_ids, device=logits.device)[:, None])
+        assert made.logprobs == pytest.approx(expected[:, 0].tolist(), abs=1e-4)
+
+
+def test_eos_or_none(llama):
+    """Catches a sequence that goes on after its end, that ends though nothing should stop it, and one that takes its
+    neighbour along."""
+    free = llama.generate(PROMPTS, max_new_tokens=40, temperature=1.5, seed=2, stop=[])
+    assert [g.finish_reason for g in free] == ["length"] * 3
+    common = free[0].token_ids[10]
+    llama.model.config = dataclasses.replace(llama.config, eos_token_ids=(common, 300))
+    llama.engine.release()
+    stopped = llama.generate(PROMPTS, max_new_tokens=40, temperature=1.5, seed=2)
+    for one, whole in zip(stopped, free, strict=True):
+        ends = [i for i, token in enumerate(whole.token_ids) if token in (common, 300)]
+        assert one.token_ids == whole.token_ids[: ends[0] if ends else None]
+        assert one.finish_reason == ("stop" if ends else "length")
+    assert llama.generate(PROMPTS, max_new_tokens=40, temperature=1.5, seed=2, stop=[]) == free
+
+
+def test_a_request_that_does_not_fit(llama, monkeypatch):
+    """Catches a traceback or a killed process instead of a line that says what fits, rounding up that refuses what
+    would fit, idle rooms that are in the way, and an engine that is lost afterwards."""
+    expected = llama.generate(PROMPTS[0], max_new_tokens=20)
+    # 2 layers of 2 key-value heads of 16 numbers: 512 bytes a token.
+    held = [512 * sum(b.size * b.cache.max_length for b in llama.engine._idle.values())]
+    assert held == [512 * 32]
+
+    def free_bytes(device):
+        return 512 * 100 - sum(512 * b.size * b.cache.max_length for b in llama.engine._idle.values())
+
+    monkeypatch.setattr(memory, "free_bytes", free_bytes)
+    with pytest.raises(LlamaError, match=r"1 × 122 tokens .* does not fit .* 1 × 100 would$"):
+        llama.generate(PROMPTS[0], max_new_tokens=120)
+    with pytest.raises(LlamaError, match=r"3 × 43 tokens .* 3 × 33 would$"):
+        llama.generate(PROMPTS, max_new_tokens=4)
+    assert len(llama.generate(PROMPTS[0], max_new_tokens=98).token_ids) == 98  # 128 would not have fitted
+    assert len(llama.generate([PROMPTS[0]] * 3, max_new_tokens=30)) == 3  # nor 4 × 32
+    assert llama.generate(PROMPTS[0], max_new_tokens=20) == expected
+
+
+def test_full_memory_is_one_line(llama, monkeypatch):
+    """Catches torch's traceback where the memory fills up on the way, and an engine that is lost afterwards."""
+    expected = llama.generate(PROMPTS, max_new_tokens=6)
+
+    def full(*_):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB.\nMore of that.")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(llama.model.ops, "next_token", full)
+        with pytest.raises(LlamaError, match=r"^the GPU's memory is full: CUDA out of memory\. Tried .* GiB\.$"):
+            llama.generate(PROMPTS, max_new_tokens=6)
+    assert llama.generate(PROMPTS, max_new_tokens=6) == expected
+
+
+def test_ctrl_c_waits_for_the_step(llama, monkeypatch):
+    """Catches an interpreted kernel that is left half-way: its counters would spoil every later draw."""
+    expected = llama.generate(PROMPTS, max_new_tokens=6)
+    draw, drawn = llama.model.ops.next_token, []
+
+    def press(*arguments):
+        if len(drawn) == 2:
+            os.kill(os.getpid(), signal.SIGINT)
+        draw(*arguments)
+        drawn.append(True)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(llama.model.ops, "next_token", press)
+        with pytest.raises(KeyboardInterrupt):
+            llama.generate(PROMPTS, max_new_tokens=6)
+    assert len(drawn) == 3
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    assert llama.generate(PROMPTS, max_new_tokens=6) == expected
+
+
+def test_threads_take_turns(llama):
+    """Catches two threads in the interpreter, or in a capture, at a time."""
+    jobs = [{"seed": seed, "temperature": 1.0, "max_new_tokens": 12} for seed in range(6)]
+    expected = [llama.generate(PROMPTS, **job) for job in jobs]
+    with ThreadPoolExecutor(3) as pool:
+        assert list(pool.map(lambda job: llama.generate(PROMPTS, **job), jobs)) == expected
 
 
 def test_streams_side_by_side(llama):
