@@ -192,6 +192,6 @@ def main() -> None:
     try:
         app()
     except LlamaError as error:
-        _fail(" ".join(str(error).split()), 2)
+        _fail(str(error), 2)
     except KeyboardInterrupt:
         _fail("interrupted", 130)

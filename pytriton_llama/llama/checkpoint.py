@@ -6,6 +6,8 @@ headers are checked against the config first: a wrong checkpoint fails before gi
 
 import os
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -61,7 +63,7 @@ def load(
 
     Files are mapped, and tensors moved one by one: host memory beyond the result stays below one file. Raises
     :class:`LlamaError` for a missing, unexpected or misshapen tensor, for NaN and infinities, those of the cast among
-    them, and for a file that is not safetensors.
+    them, for a file that is not safetensors, and where memory does not hold the weights.
     """
     tensors: dict[str, torch.Tensor] = {}
     places = _places(_files(Path(folder)), config)
@@ -70,7 +72,8 @@ def load(
             with _open(file) as opened:
                 for name in names:
                     # A copy even where dtype and device agree: else the tensor would change with the file.
-                    tensors[name] = opened.get_tensor(name).to(device=device, dtype=dtype, copy=True)
+                    with _fits(f"{file}: {name}", device):
+                        tensors[name] = opened.get_tensor(name).to(device=device, dtype=dtype, copy=True)
                     check_finite(tensors[name], f"{file}: {name}")
                     bar.update()
     return tensors
@@ -88,12 +91,21 @@ def random(config: LlamaConfig, device: str | torch.device, dtype: torch.dtype, 
     generator = torch.Generator(device).manual_seed(seed)
     tensors = {}
     for name, shape in expected_shapes(config).items():
-        tensor = torch.empty(shape, device=device, dtype=dtype)
+        with _fits(name, device):
+            tensor = torch.empty(shape, device=device, dtype=dtype)
         if len(shape) == 1:
             tensors[name] = tensor.fill_(0.0 if name.endswith("bias") else 1.0)
         else:
             tensors[name] = tensor.normal_(0.0, 0.02, generator=generator)
     return tensors
+
+
+@contextmanager
+def _fits(name: str, device: str | torch.device) -> Iterator[None]:
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:  # torch's own lack of memory is a RuntimeError
+        raise LlamaError(f"{name} does not fit in the memory of {device}: {error}") from error
 
 
 def _files(folder: Path) -> list[Path]:

@@ -213,7 +213,8 @@ def _weight(tensor: Any, name: str, shape: tuple[int, ...], head_dim: int) -> to
     weight = torch.empty((len(rows), shape[-1]), dtype=torch.bfloat16)
     try:
         for start in range(0, len(rows), _ROWS):
-            values = dequantize(rows[start : start + _ROWS], tensor.tensor_type)
+            with np.errstate(all="ignore"):  # what is not finite is refused below
+                values = dequantize(rows[start : start + _ROWS], tensor.tensor_type)
             weight[start : start + _ROWS] = torch.from_numpy(np.array(values, dtype=np.float32))
     except (NotImplementedError, ValueError) as error:
         raise LlamaError(f"GGUF tensor {tensor.name}: {tensor.tensor_type.name}: {error}") from error

@@ -130,8 +130,8 @@ def test_broken_checkpoints(run, copy):
     weights.unlink()
     weights.symlink_to(whole)
 
-    rewrite(copy / "config.json", lambda c: c.update(rope_scaling={"rope_type": "yarn", "factor": 2.0}))
-    assert_refused(run(*arguments), "rope_type", "yarn")
+    rewrite(copy / "config.json", lambda c: c.update(rope_scaling={"rope_type": "longrope", "factor": 2.0}))
+    assert_refused(run(*arguments), "rope_type", "longrope")
     rewrite(copy / "config.json", lambda c: c.update(rope_scaling=None, quantization_config={"bits": 4}))
     assert_refused(run(*arguments), "quantization_config")
     rewrite(copy / "config.json", lambda c: c.update(quantization_config=None, architectures=["MambaForCausalLM"]))

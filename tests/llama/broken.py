@@ -10,8 +10,10 @@ import struct
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import torch
 import transformers
+from gguf import GGMLQuantizationType
 from safetensors.torch import load_file, save_file
 
 from tests.llama.test_gguf import METADATA, tiny_weights, write_tiny
@@ -238,7 +240,12 @@ def array(kind: int, count: int, data=b"") -> bytes:
     return struct.pack("<IQ", kind, count) + data
 
 
-U8, U32, STRING, ARRAY = 0, 4, 8, 9
+def not_a_number(matrix: np.ndarray) -> tuple[np.ndarray, GGMLQuantizationType]:
+    """Q8_0: blocks of 32, and of 34 bytes, of which the first two are the scale."""
+    return np.full((matrix.shape[0], matrix.shape[1] // 32 * 34), 255, np.uint8), GGMLQuantizationType.Q8_0
+
+
+U8, U32, ARRAY = 0, 4, 9
 NOT_READABLE = f"{GGUF}: not a readable GGUF file"
 GGUFS: Cases = {
     "GGUF empty": (write(GGUF, b""), NOT_READABLE),
@@ -277,6 +284,10 @@ GGUFS: Cases = {
     "GGUF of another architecture": (
         lambda folder: write_tiny(folder / GGUF, {}, METADATA, "qwen2"),
         "architecture must be llama, got 'qwen2'",
+    ),
+    "GGUF of NaN scales": (
+        lambda folder: write_tiny(folder / GGUF, tiny_weights(), encode=not_a_number),
+        "token_embd.weight holds NaN",
     ),
     "GGUF of a billion layers": (
         lambda folder: write_tiny(folder / GGUF, {}, METADATA | {"llama.block_count": 10**9}),

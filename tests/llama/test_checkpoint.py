@@ -1,6 +1,7 @@
 """Weights from safetensors: equal to what transformers saved."""
 
 import os
+from dataclasses import replace
 
 import pytest
 import torch
@@ -61,6 +62,21 @@ def test_harmless_extras_are_ignored(tmp_path):
     }
     save_file(tensors | extras, tmp_path / SINGLE)
     assert load(tmp_path).keys() == tensors.keys()
+
+
+def test_memory_that_does_not_hold_the_weights(tmp_path, monkeypatch):
+    """Catches torch's own traceback, of a model larger than a GPU or larger than anything."""
+    save_tiny(tmp_path)
+    config = LlamaConfig.from_folder(tmp_path)
+    with pytest.raises(LlamaError, match=r"model\.embed_tokens\.weight does not fit in the memory of cpu"):
+        checkpoint.random(replace(config, vocab_size=2**31 - 1, hidden_size=2**31 - 1), "cpu", torch.float32, seed=0)
+
+    def full(*_, **__):
+        raise torch.OutOfMemoryError("CUDA out of memory.\nTried to allocate")
+
+    monkeypatch.setattr(torch.Tensor, "to", full)
+    with pytest.raises(LlamaError, match=r"model\.safetensors: \S+ does not fit in the memory of cpu: CUDA out of"):
+        load(tmp_path)
 
 
 def test_checks_all_headers_before_it_reads_weights(tmp_path, monkeypatch):
