@@ -15,6 +15,7 @@ _MAX_SOURCE = 1 << 20  # characters; Llama 3.1's has four thousand
 _MAX_SECONDS = 5
 _MAX_BYTES = 1 << 30
 _MAX_TEXT = 1 << 24  # characters of a prompt; the longest contexts hold a million tokens
+_MAX_CONTROLS = 1 << 22  # sum of squared lengths, what their pattern takes; Llama 3's 256 have a quarter of a million
 _MARKS = [chr(code) for code in range(0xFDD0, 0xFDF0)]  # Unicode's noncharacters: no text needs them
 
 
@@ -33,7 +34,7 @@ class ChatTemplate:
             named = [entry for entry in source if isinstance(entry, dict)]
             source = next((entry.get("template") for entry in named if entry.get("name") == "default"), "")
         file = folder / "chat_template.jinja"
-        if file.exists():
+        if file.is_file():
             try:
                 with file.open(encoding="utf-8") as opened:
                     source = opened.read(_MAX_SOURCE + 1)
@@ -66,15 +67,17 @@ class ChatTemplate:
         """
         if not self.source:
             raise LlamaError("this checkpoint has no chat template: use generate instead of chat")
+        if sum(len(control) ** 2 for control in controls) > _MAX_CONTROLS:
+            raise LlamaError("chat template: the vocabulary has too many control tokens, or too long ones")
         texts = [text for message in messages for text in message.values()]
-        for text in texts:
-            check_text(text)
         mark = next((mark for mark in _MARKS if not any(mark in text for text in texts)), None)
         if mark is None:
             raise LlamaError("the messages use up all of Unicode's noncharacters")
         pattern = _first_characters(controls)
         marked = [{key: pattern.sub(rf"\g<0>{mark}", text) for key, text in m.items()} for m in messages]
-        return self._run(marked), mark
+        rendered = self._run(marked)
+        check_text(rendered)
+        return rendered, mark
 
     def _run(self, messages: list[dict[str, str]]) -> str:
         variables = {"messages": messages, "tools": None, "documents": None, "add_generation_prompt": True}

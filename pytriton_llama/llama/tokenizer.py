@@ -41,7 +41,7 @@ def load(folder: str | Path, config: LlamaConfig) -> Tokenizer:
     Reads ``tokenizer.json``, else ``tokenizer.model`` in SentencePiece's form or in Meta's of Llama 3.
     """
     folder = Path(folder)
-    file = next((folder / name for name in ("tokenizer.json", "tokenizer.model") if (folder / name).exists()), None)
+    file = next((folder / name for name in ("tokenizer.json", "tokenizer.model") if (folder / name).is_file()), None)
     if file is None:
         raise LlamaError(f"{folder}: holds neither tokenizer.json nor tokenizer.model")
     values = read_json(folder / "tokenizer_config.json") if (folder / "tokenizer_config.json").exists() else {}

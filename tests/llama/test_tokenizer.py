@@ -1,6 +1,7 @@
 """``tokenizer.json`` and chat templates: ids as transformers', and nothing typed becomes a control token."""
 
 import json
+import os
 import random
 
 import pytest
@@ -327,6 +328,18 @@ class TestTemplates:
         with pytest.raises(LlamaError, match="no chat template"):
             tok.chat(USER)
 
+    @pytest.mark.parametrize("special", [("<" + "s" * 5000 + ">",), [f"<|reserved_{i:040}|>" for i in range(3000)]])
+    def test_control_tokens_that_are_too_many(self, special, tmp_path):
+        """Catches minutes spent on a pattern for all their beginnings."""
+        tok = load(save(tmp_path, special=special), vocab_size=4000)
+        with pytest.raises(LlamaError, match="too many control tokens"):
+            tok.chat(USER)
+
+    def test_a_control_token_without_a_name(self, tmp_path):
+        """Catches one that stands at every character."""
+        tok = load(save(tmp_path, special=("", "<s>")))
+        assert tok.decode(tok.chat(USER)) == "a"
+
     @pytest.mark.parametrize("template", [1, {"a": 1}, [{"name": "default", "template": 2}], "x" * 2_000_000])
     def test_refuses_what_is_no_template(self, template, tmp_path):
         """Catches a traceback where the file holds something else."""
@@ -401,5 +414,7 @@ def test_refuses_a_vocabulary_larger_than_the_models(tmp_path):
 
 
 def test_refuses_a_folder_without(tmp_path):
+    """Catches a pipe in the file's place, which nobody would ever write to."""
+    os.mkfifo(tmp_path / "tokenizer.model")
     with pytest.raises(LlamaError, match=r"neither tokenizer\.json nor tokenizer\.model"):
         load(tmp_path)
