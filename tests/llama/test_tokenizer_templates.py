@@ -1,14 +1,13 @@
-"""Built-in chat templates: those published, where a checkpoint has none of its own."""
+"""Chat templates: the checkpoint's own, rendered as transformers does and kept in bounds, and the built-in ones."""
 
 import json
 
 import pytest
 import transformers
-from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 
 from pytriton_llama.errors import LlamaError
-from pytriton_llama.llama import built_in_templates, chat_template, tokenizer
-from pytriton_llama.llama.config import LlamaConfig
+from pytriton_llama.llama import built_in_templates, chat_template
+from tests.llama.small_tokenizer import USER, load, save
 
 # As the checkpoints on the hub have them.
 LLAMA2 = (
@@ -44,29 +43,16 @@ PUBLISHED = {"llama2": (LLAMA2, "<s>", "</s>"), "llama3": (LLAMA3, "<|begin_of_t
 PUBLISHED["chatml"] = (CHATML, "<|endoftext|>", "<|im_end|>")
 
 SYSTEM = {"role": "system", "content": "  Be brief.\n"}
-USER = {"role": "user", "content": " 1 + 1?\n\n"}
-ASSISTANT = {"role": "assistant", "content": "2 </s><|im_end|> "}
-CHATS = [[USER], [SYSTEM, USER], [USER, ASSISTANT, USER], [SYSTEM, USER, ASSISTANT, USER, ASSISTANT]]
-
-
-def save(folder, tokens):
-    """A byte-level tokenizer with these control tokens and no template."""
-    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    tok = Tokenizer(models.BPE(vocab={c: i for i, c in enumerate(alphabet)}, merges=[]))
-    tok.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tok.decoder = decoders.ByteLevel()
-    tok.add_special_tokens([AddedToken(token, normalized=False) for token in tokens])
-    tok.save(str(folder / "tokenizer.json"))
-    sizes = dict(hidden_size=64, intermediate_size=64, num_hidden_layers=1, num_attention_heads=4)
-    config = LlamaConfig.from_dict({"model_type": "llama", "vocab_size": 300, **sizes})
-    return tokenizer.load(folder, config)
+QUESTION = {"role": "user", "content": " 1 + 1?\n\n"}
+ANSWER = {"role": "assistant", "content": "2 </s><|im_end|> "}
+CHATS = [[QUESTION], [SYSTEM, QUESTION], [QUESTION, ANSWER, QUESTION], [SYSTEM, *[QUESTION, ANSWER] * 2]]
 
 
 @pytest.mark.parametrize("kind", TOKENS)
 @pytest.mark.parametrize("messages", CHATS, ids=range(len(CHATS)))
 def test_renders_as_published(kind, messages, tmp_path):
     """Catches a lost blank, newline or begin-of-text, a second system message, text not trimmed where theirs is."""
-    ours = save(tmp_path, TOKENS[kind])
+    ours = load(save(tmp_path, None, TOKENS[kind]))
     template, bos, eos = PUBLISHED[kind]
     values = {"tokenizer_class": "PreTrainedTokenizerFast", "bos_token": bos, "eos_token": eos}
     (tmp_path / "tokenizer_config.json").write_text(json.dumps(values | {"chat_template": template}))
@@ -75,11 +61,11 @@ def test_renders_as_published(kind, messages, tmp_path):
     assert theirs.decode(ids) == theirs.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
 
 
-@pytest.mark.parametrize("messages", [[ASSISTANT], [USER, USER], [SYSTEM, SYSTEM, USER], [USER, SYSTEM]])
+@pytest.mark.parametrize("messages", [[ANSWER], [QUESTION] * 2, [SYSTEM, SYSTEM, QUESTION], [QUESTION, SYSTEM]])
 def test_llama2_refuses_other_orders(messages, tmp_path):
     """Llama 2 has no form for these: what came out would not be what was meant."""
     with pytest.raises(LlamaError, match="roles must be user and assistant in turn"):
-        save(tmp_path, TOKENS["llama2"]).chat(messages)
+        load(save(tmp_path, None, TOKENS["llama2"])).chat(messages)
 
 
 @pytest.mark.parametrize(
@@ -106,3 +92,95 @@ def test_chosen_by_control_tokens(tokens, chosen):
 def test_the_checkpoints_own_goes_first():
     own = chat_template.ChatTemplate("own", {})
     assert own.or_built_in({"<s>", "</s>"}) is own
+
+
+class TestTemplates:
+    def test_jinja_file_goes_first(self, tmp_path):
+        tok = load(save(tmp_path, "old"))
+        assert tok.decode(tok.chat(USER)) == "old"
+        (tmp_path / "chat_template.jinja").write_text("new")
+        tok = load(tmp_path)
+        assert tok.decode(tok.chat(USER)) == "new"
+
+    def test_named_templates(self, tmp_path):
+        named = [{"name": "tool_use", "template": "tools"}, {"name": "default", "template": "plain"}]
+        tok = load(save(tmp_path, named))
+        assert tok.decode(tok.chat(USER)) == "plain"
+
+    @pytest.mark.parametrize(
+        "template",
+        [
+            "  {% if true %}\n x\n  {% endif %}\ny",
+            "{{ messages | tojson }}{{ messages | tojson(indent=2) }}",
+            "{{ '<b>&' }}{{ bos_token }}{{ eos_token }}",
+            "{% for m in messages %}{% if loop.index > 1 %}{% break %}{% endif %}{{ m.role }}{% endfor %}",
+            "{% if tools is not none %}T{% endif %}{{ strftime_now('%Y') }}",
+            "{% set ns = namespace(n=0) %}{% for m in messages %}{% set ns.n = 1 %}{% endfor %}{{ ns.n }}",
+        ],
+    )
+    def test_renders_as_transformers(self, template, tmp_path):
+        """Catches HTML escapes, untrimmed blocks, missing break, tojson, strftime_now, namespace."""
+        folder = save(tmp_path, template)
+        messages = [{"role": "user", "content": 'ä "q" </s>\''}, {"role": "x", "content": "<"}]
+        theirs = transformers.AutoTokenizer.from_pretrained(folder)
+        expected = theirs.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+        assert theirs.decode(load(folder).chat(messages)) == expected
+
+    @pytest.mark.parametrize(
+        ("template", "message"),
+        [
+            ("{{ raise_exception('roles must\nalternate') }}", "roles must alternate"),
+            ("{% for %}", "chat template: "),
+            ("{{ messages[0].missing.deeper }}", "undefined|no attribute"),
+            ("{{ 1 / 0 }}", "division by zero"),
+            ("{{ ''.__class__.__mro__ }}", "unsafe"),
+            ("{{ messages.append(1) }}", "append|unsafe"),
+            ("{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}", "recursion"),
+            ("{% include '/etc/passwd' %}", "chat template: "),
+            ("{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}", "takes more than 1 s"),
+            ("{{ 10 ** (10 ** 10) }}", "takes more than 1 s"),
+            ("{{ 'a' * 10 ** 10 }}", "too much memory"),
+            ("{{ 'a' | center(10 ** 10) }}", "too much memory"),
+            ("{% set n = namespace(x='ab') %}{% for i in range(40) %}{% set n.x = n.x ~ n.x %}{% endfor %}", "memory"),
+            ("{{ 'a' * 2 ** 25 }}", "a text of more than"),
+            ("{{ raise_exception('a' * 10 ** 6) }}", "aaa"),
+        ],
+    )
+    def test_a_bad_template_is_one_line(self, template, message, tmp_path, monkeypatch):
+        """A template is somebody else's program: it must neither escape, hang, fill memory, nor end in a traceback."""
+        monkeypatch.setattr(chat_template, "_MAX_SECONDS", 1)
+        tok = load(save(tmp_path, template))
+        with pytest.raises(LlamaError, match=message) as caught:
+            tok.chat(USER)
+        assert "\n" not in str(caught.value) and len(str(caught.value)) < 500
+
+    @pytest.mark.parametrize("template", [None, ""])
+    def test_none_fits(self, template, tmp_path):
+        """Catches a built-in template whose control tokens the vocabulary lacks."""
+        tok = load(save(tmp_path, template, special=("<bos>", "<|im_start|>")))
+        with pytest.raises(LlamaError, match="no chat template"):
+            tok.chat(USER)
+
+    @pytest.mark.parametrize("special", [("<" + "s" * 5000 + ">",), [f"<|reserved_{i:040}|>" for i in range(3000)]])
+    def test_control_tokens_that_are_too_many(self, special, tmp_path):
+        """Catches minutes spent on a pattern for all their beginnings."""
+        tok = load(save(tmp_path, special=special), vocab_size=4000)
+        with pytest.raises(LlamaError, match="too many control tokens"):
+            tok.chat(USER)
+
+    def test_a_control_token_without_a_name(self, tmp_path):
+        """Catches one that stands at every character."""
+        tok = load(save(tmp_path, special=("", "<s>")))
+        assert tok.decode(tok.chat(USER)) == "a"
+
+    @pytest.mark.parametrize("template", [1, {"a": 1}, [{"name": "default", "template": 2}], "x" * 2_000_000])
+    def test_refuses_what_is_no_template(self, template, tmp_path):
+        """Catches a traceback where the file holds something else."""
+        with pytest.raises(LlamaError, match=r"chat.template"):
+            load(save(tmp_path, template)).chat(USER)
+
+    def test_refuses_a_jinja_file_that_is_no_text(self, tmp_path):
+        save(tmp_path)
+        (tmp_path / "chat_template.jinja").write_bytes(b"\xff")
+        with pytest.raises(LlamaError, match=r"chat_template\.jinja"):
+            load(tmp_path)
