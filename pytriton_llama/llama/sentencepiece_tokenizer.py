@@ -1,7 +1,8 @@
 """``tokenizer.model`` in SentencePiece's form (Llama 1 and 2, TinyLlama, Mistral), through ``sentencepiece``.
 
 SentencePiece takes no control piece from a text, so what a user types stays text. A prompt is cut at the control
-tokens that the chat template wrote, and the texts between are encoded one by one, as Meta and Mistral do.
+tokens that the chat template wrote, and the texts between are encoded one by one, as Meta and Mistral do. ``decode``
+leaves out the space at the first piece's start, as SentencePiece and transformers do.
 """
 
 import re
