@@ -150,6 +150,7 @@ def _parse(values: dict[str, Any], fields: dict[str, Any]) -> LlamaConfig:
 
 def _write_weights(tensors: dict[str, Any], config: LlamaConfig, folder: Path) -> None:
     from safetensors.torch import save_file
+    from tqdm.auto import tqdm
 
     from pytriton_llama.llama.checkpoint import INDEX, SINGLE, expected_shapes
 
@@ -168,7 +169,10 @@ def _write_weights(tensors: dict[str, Any], config: LlamaConfig, folder: Path) -
     places: dict[str, str] = {}
     for number, shard in enumerate(shards, start=1):
         file = folder / (SINGLE if len(shards) == 1 else f"model-{number:05}-of-{len(shards):05}.safetensors")
-        weights = {name: _weight(tensors[_gguf_name(name)], name, shapes[name], config.head_dim) for name in shard}
+        weights = {}
+        # Minutes for a large model; no bar where nobody looks on.
+        for name in tqdm(shard, desc=f"converting {number} of {len(shards)}", disable=None):
+            weights[name] = _weight(tensors[_gguf_name(name)], name, shapes[name], config.head_dim)
         save_file(weights, file, metadata={"format": "pt"})
         file.chmod(folder.stat().st_mode & 0o666)  # save_file lets only its user read; a cache may be shared
         places |= dict.fromkeys(shard, file.name)
