@@ -9,7 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from pytriton_llama import cli
+from pytriton_llama import Llama, cli
 from pytriton_llama.llama import fetch
 from pytriton_llama.runtime import interpreted
 
@@ -64,6 +64,16 @@ def test_chat_and_generate(run, smollm2):
     assert (code, out) == (0, " Paris\n")
 
 
+def test_options_arrive(run):
+    """Catches an option that is parsed and dropped, or given to another."""
+    arguments = ("generate", "One, two, three,", "--kernels", "torch", "--max-new-tokens", 12)
+    assert run(*arguments, "--stop", "nowhere", "--stop", " six")[1] == " four, five,\n"
+    options = {"temperature": 1.4, "top_k": 40, "top_p": 0.95, "min_p": 0.01, "repetition_penalty": 1.2, "seed": 5}
+    flags = [word for name, value in options.items() for word in (f"--{name.replace('_', '-')}", value)]
+    llama = Llama.from_pretrained(fetch.DEFAULT, kernels="torch")
+    assert run(*arguments, *flags)[1] == llama.generate(arguments[1], max_new_tokens=12, **options).text + "\n"
+
+
 def test_info(run):
     """Catches a program that needs a GPU to say that there is none."""
     code, out, _ = run("info")
@@ -85,6 +95,15 @@ def test_help_answers_without_torch():
         assert done.stdout.strip().endswith("torch: False")
 
 
+def test_a_model_loads_without_what_only_tests_and_notebooks_need():
+    """Catches seconds of importing transformers, matplotlib or Jupyter before the weights."""
+    probe = "import pytriton_llama.cli, pytriton_llama.llama.generator, pytriton_llama.repl, sys; print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", probe], capture_output=True, text=True, check=True)
+    loaded = {name.partition(".")[0] for name in done.stdout.split()}
+    assert "torch" in loaded
+    assert not loaded & {"transformers", "matplotlib", "IPython", "ipywidgets", "jupyter_client", "gguf", "scipy"}
+
+
 @pytest.mark.parametrize(
     ("options", "word"),
     [
@@ -92,6 +111,10 @@ def test_help_answers_without_torch():
         (("--top-p", 0), "top_p"),
         (("--top-p", 1.5), "top_p"),
         (("--top-k", 0), "top_k"),
+        (("--min-p", 2), "min_p"),
+        (("--repetition-penalty", 0), "repetition_penalty"),
+        (("--stop", ""), "stop"),
+        (("--seed", -1), "seed"),
         (("--max-new-tokens", 0), "max_new_tokens"),
         (("--kernels", "cuda"), "kernels"),
         (("--dtype", "int4"), "dtype"),
