@@ -58,7 +58,8 @@ class Batch:
         self.tokens = torch.zeros((SLOTS, size), dtype=torch.int32, pin_memory=pinned)
         self.logprobs = torch.zeros((SLOTS, size), pin_memory=pinned)
         # Where the step itself needs to know what was drawn, it writes here, and the host gets a copy.
-        self.own_tokens, self.own_logprobs = torch.zeros_like(self.tokens, device=device), self.logprobs.to(device)
+        self.own_tokens = torch.zeros_like(self.tokens, device=device)
+        self.own_logprobs = torch.zeros_like(self.logprobs, device=device)
         self._captured: dict[Kind, torch.cuda.CUDAGraph] = {}
         if self.graphs:
             self._stream = torch.cuda.Stream(device)
