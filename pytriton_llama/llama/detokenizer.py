@@ -1,6 +1,8 @@
 """Text from ids that come one by one."""
 
-from collections.abc import Callable, Collection
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Sequence
 
 
 class Stream:
@@ -15,6 +17,13 @@ class Stream:
         self._window: list[int] = []
         self._given = 0  # ids at the window's start whose text has been given out
 
+    def after(self, ids: Sequence[int]) -> Stream:
+        """Go on where ``ids`` end: at a text's very beginning, SentencePiece leaves a word's space out. What follows a
+        control token begins a text."""
+        self._window = [i for i in ids[-1:] if i not in self._skipped]
+        self._given = len(self._window)
+        return self
+
     def step(self, token_id: int) -> str:
         """The text that this token completes: nothing while inside a UTF-8 character."""
         if token_id in self._skipped:
@@ -28,6 +37,6 @@ class Stream:
         return text
 
     def flush(self) -> str:
-        """What is left at the end. All pieces joined are ``decode`` of all ids."""
+        """What is left at the end. All pieces joined are ``decode`` of all ids, or what they add to those before."""
         before = self._decode(self._window[: self._given])
         return self._decode(self._window)[len(before) :]

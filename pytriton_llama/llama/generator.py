@@ -171,7 +171,7 @@ class Llama:
         options = Options(
             temperature, top_k, top_p, min_p, repetition_penalty, max_new_tokens, stop, seed, logprobs
         )  # fmt: skip
-        answers = [self._answer(options) for _ in ids]
+        answers = [self._answer(options, prompt) for prompt in ids]
         for _ in self._steps(ids, options, answers):
             pass
         done = [answer.generation() for answer in answers]
@@ -180,7 +180,7 @@ class Llama:
     def stream(self, prompt: Prompt, **options) -> Stream:
         """:meth:`generate` for one prompt, yielding text as it is made; options as there."""
         chosen, ids = Options(**options), self._encode(prompt)
-        answer = self._answer(chosen)
+        answer = self._answer(chosen, ids)
         return Stream(self._steps([ids], chosen, [answer]), answer, as_text=self._tokenizer is not None)
 
     def astream(self, prompt: Prompt, **options) -> AsyncIterator[Any]:
@@ -226,12 +226,10 @@ class Llama:
         if not 0 <= min(ids) <= max(ids) < vocab_size:
             raise LlamaError(f"the prompt has a token id outside the vocabulary of {vocab_size}")
 
-    def _answer(self, options: Options) -> Answer:
-        if options.stop_strings:
-            decoder: tokenizer.Stream | None = self.tokenizer.stream()  # raises where there is none
-        else:
-            decoder = self._tokenizer.stream() if self._tokenizer else None
-        return Answer(decoder, options.stop_strings, options.logprobs)
+    def _answer(self, options: Options, prompt: list[int]) -> Answer:
+        # Stop strings need a tokenizer: the property raises where there is none.
+        speaks = self.tokenizer if options.stop_strings else self._tokenizer
+        return Answer(speaks.stream().after(prompt) if speaks else None, options.stop_strings, options.logprobs)
 
     def _steps(self, prompts: list[list[int]], options: Options, answers: list[Answer]) -> Generator[None, None, None]:
         """Let the answers grow by a token a step until all have ended."""

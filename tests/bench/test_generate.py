@@ -8,16 +8,9 @@ from pytriton_llama.bench import decode_steps, figures, generate, results
 from pytriton_llama.bench.torch_decoder import TorchDecoder, error
 from pytriton_llama.errors import LlamaError
 from pytriton_llama.runtime import interpreted
+from tests.llama.tiny import TINY
 
-TINY = {
-    "model_type": "llama",
-    "vocab_size": 97,
-    "hidden_size": 64,
-    "intermediate_size": 96,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "eos_token_id": [],
+SHAPE = TINY | {
     "rope_theta": 500.0,
     "max_position_embeddings": 512,
     "tie_word_embeddings": True,
@@ -33,7 +26,7 @@ TINY = {
 
 @pytest.fixture
 def llama() -> Llama:
-    return Llama.from_config(TINY, dtype="float32")
+    return Llama.from_config(SHAPE, dtype="float32")
 
 
 @torch.no_grad()

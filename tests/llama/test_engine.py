@@ -13,18 +13,9 @@ from pytriton_llama import Llama, reference
 from pytriton_llama.errors import LlamaError
 from pytriton_llama.llama import batch, memory, model
 from pytriton_llama.llama.cache import KVCache
+from tests.llama.tiny import TINY
 
-TINY = {
-    "model_type": "llama",
-    "vocab_size": 301,
-    "hidden_size": 64,
-    "intermediate_size": 96,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "max_position_embeddings": 256,
-    "eos_token_id": 7,
-}
+SHAPE = TINY | {"vocab_size": 301, "max_position_embeddings": 256, "eos_token_id": 7}
 PROMPTS = [[5, 6, 8], list(range(20, 60)), [100]]
 DRAWS = {
     "greedy": {},
@@ -37,7 +28,7 @@ DRAWS = {
 
 @pytest.fixture
 def llama() -> Llama:
-    llama = Llama.from_config(TINY, dtype="float32", seed=1)
+    llama = Llama.from_config(SHAPE, dtype="float32", seed=1)
     for layer in llama.model.layers:  # random weights as they come hardly attend: a wrong cache would not show
         layer.qkv_proj.mul_(12)
     return llama
@@ -250,7 +241,7 @@ def test_eight_thousand_tokens_of_smollm2(smollm2):
 @pytest.mark.slow
 def test_ten_thousand_tokens_and_no_more_memory():
     """Catches memory that grows by the step, and NaN once the context is long."""
-    llama = Llama.from_config(TINY | {"max_position_embeddings": 16384, "eos_token_id": []}, dtype="bfloat16")
+    llama = Llama.from_config(SHAPE | {"max_position_embeddings": 16384, "eos_token_id": []}, dtype="bfloat16")
     stream = llama.stream([5], max_new_tokens=10_000)
     for _ in range(100):
         next(stream)

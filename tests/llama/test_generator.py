@@ -15,6 +15,7 @@ from pytriton_llama.llama.config import LlamaConfig
 from pytriton_llama.llama.device import choose
 from pytriton_llama.llama.shapes import SHAPES
 from pytriton_llama.runtime import interpreted
+from tests.llama.tiny import TINY
 
 
 @pytest.fixture(scope="module")
@@ -193,18 +194,6 @@ def test_placement():
     else:
         with pytest.warns(UserWarning, match="torch"):
             assert choose("cpu", None, "auto").kernels == "torch"
-
-
-TINY = {
-    "model_type": "llama",
-    "vocab_size": 97,
-    "hidden_size": 64,
-    "intermediate_size": 96,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "eos_token_id": [],
-}
 
 
 def test_a_model_of_random_weights_speaks_in_token_ids(tmp_path):

@@ -9,18 +9,9 @@ import torch
 from pytriton_llama import Llama
 from pytriton_llama.llama.batch import Batch
 from pytriton_llama.runtime import interpreted
+from tests.llama.tiny import TINY
 
-TINY = {
-    "model_type": "llama",
-    "vocab_size": 97,
-    "hidden_size": 64,
-    "intermediate_size": 96,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "max_position_embeddings": 128,
-    "eos_token_id": [7, 8],
-}
+SHAPE = TINY | {"eos_token_id": [7, 8]}
 COUNT = 250 if interpreted() else 1000
 
 
@@ -39,7 +30,7 @@ class Letters:
 
 def make() -> Llama:
     """The oracle without a GPU, where the kernels would take minutes: what is tested here is not theirs."""
-    llama = Llama.from_config(TINY, dtype="float32", kernels="torch" if interpreted() else "auto", seed=1)
+    llama = Llama.from_config(SHAPE, dtype="float32", kernels="torch" if interpreted() else "auto", seed=1)
     for layer in llama.model.layers:  # random weights as they come hardly attend: a wrong cache would not show
         layer.qkv_proj.mul_(12)
     llama._tokenizer = Letters()

@@ -7,18 +7,8 @@ import pytest
 
 from pytriton_llama import Llama
 from pytriton_llama.errors import LlamaError
+from tests.llama.tiny import TINY
 
-TINY = {
-    "model_type": "llama",
-    "vocab_size": 97,
-    "hidden_size": 64,
-    "intermediate_size": 96,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "max_position_embeddings": 128,
-    "eos_token_id": [],
-}
 OPTIONS = {"max_new_tokens": 8, "temperature": 1.0, "seed": 4}
 
 

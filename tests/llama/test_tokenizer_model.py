@@ -191,6 +191,20 @@ class TestStream:
             assert not any("\ufffd" in piece for piece in pieces) and stream.flush() == ""
 
     @pytest.mark.parametrize("kind", ["mistral", "llama3"])
+    @pytest.mark.parametrize("seed", range(40))
+    def test_goes_on_where_a_prompt_ends(self, kind, seed, request):
+        """Catches "Once upon atime": an answer's first word without its space; and one that repeats the prompt's last
+        token. After a control token a new text begins."""
+        tok = request.getfixturevalue(kind)
+        ids = tok.encode(random_text(seed))
+        cuts = [cut for cut in range(2, len(ids)) if "\ufffd" not in tok.decode(ids[:cut])]
+        for cut in cuts:
+            stream = tok.stream().after(ids[:cut])
+            pieces = [stream.step(i) for i in ids[cut:]]
+            assert tok.decode(ids[:cut]) + "".join(pieces) + stream.flush() == tok.decode(ids)
+        assert streamed(tok, ids) == "".join(map(tok.stream().after(ids[:1]).step, ids))
+
+    @pytest.mark.parametrize("kind", ["mistral", "llama3"])
     def test_pieces_are_decode_of_any_ids(self, kind, request):
         """A model may emit control tokens, unknown, lone bytes, spaces in a row, and ids that nothing stands for."""
         tok = request.getfixturevalue(kind)
