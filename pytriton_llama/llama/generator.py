@@ -47,7 +47,8 @@ class Llama:
         """Load a checkpoint in Hugging Face's layout.
 
         Args:
-            path_or_name: a folder, or a name that ``pytriton-llama fetch`` knows; it is fetched on first use.
+            path_or_name: a folder, a GGUF file, or a name that ``pytriton-llama fetch`` knows; what is not in the cache
+                yet is brought there on first use.
             device: "cuda" or "cpu"; default: where the kernels run in this process.
             dtype: "float32", "float16" or "bfloat16"; default: bfloat16 on a GPU that has it, else float16 there,
                 float32 on a CPU.
