@@ -9,7 +9,7 @@ from typing import Any
 from tokenizers import AddedToken
 
 from pytriton_llama.errors import LlamaError
-from pytriton_llama.llama.byte_level import SPLITS, byte_level_bpe
+from pytriton_llama.llama.tokenizer.byte_level import SPLITS, byte_level_bpe
 
 _CONTROL, _USER_DEFINED = 3, 4  # token types; they are SentencePiece's
 # llama.cpp writes one of these where it means its own name in SPLITS.

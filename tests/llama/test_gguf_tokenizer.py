@@ -9,8 +9,8 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 
 from pytriton_llama.errors import LlamaError
 from pytriton_llama.llama import gguf_tokenizer, tokenizer
-from pytriton_llama.llama.byte_level import byte_characters
 from pytriton_llama.llama.config import LlamaConfig
+from pytriton_llama.llama.tokenizer.byte_level import byte_characters
 from tests.llama.texts import AWKWARD, random_characters, random_text
 
 TEXTS = [*AWKWARD, *[random_text(seed) for seed in range(100)], *[random_characters(seed) for seed in range(200)]]

@@ -6,7 +6,7 @@ import pytest
 import transformers
 
 from pytriton_llama.errors import LlamaError
-from pytriton_llama.llama import built_in_templates, chat_template
+from pytriton_llama.llama.tokenizer import built_in_templates, chat_template
 from tests.llama.small_tokenizer import USER, load, save
 
 # As the checkpoints on the hub have them.

@@ -17,8 +17,8 @@ from typing import Any
 import tokenizers
 
 from pytriton_llama.errors import LlamaError
-from pytriton_llama.llama.chat_template import ChatTemplate, check_text
-from pytriton_llama.llama.detokenizer import Stream
+from pytriton_llama.llama.tokenizer.chat_template import ChatTemplate, check_text
+from pytriton_llama.llama.tokenizer.detokenizer import Stream
 
 _MAX_GROWTH = 1000  # of a text under all replacements; Llama's put one character for another
 

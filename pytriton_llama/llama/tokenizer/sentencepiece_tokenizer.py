@@ -14,8 +14,8 @@ from sentencepiece import SentencePieceProcessor
 from sentencepiece.sentencepiece_model_pb2 import ModelProto
 
 from pytriton_llama.errors import LlamaError
-from pytriton_llama.llama.chat_template import ChatTemplate, check_text
-from pytriton_llama.llama.detokenizer import Stream
+from pytriton_llama.llama.tokenizer.chat_template import ChatTemplate, check_text
+from pytriton_llama.llama.tokenizer.detokenizer import Stream
 from pytriton_llama.llama.values import flag
 
 _CONTROL = ModelProto.SentencePiece.CONTROL

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from pytriton_llama.errors import LlamaError
-from pytriton_llama.llama import built_in_templates, render_template
+from pytriton_llama.llama.tokenizer import built_in_templates, render_template
 
 _MAX_SOURCE = 1 << 20  # characters; Llama 3.1's has four thousand
 _MAX_SECONDS = 5

@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from pytriton_llama.errors import LlamaError
-from pytriton_llama.llama import tiktoken_tokenizer
-from pytriton_llama.llama.chat_template import ChatTemplate
 from pytriton_llama.llama.config import LlamaConfig
-from pytriton_llama.llama.detokenizer import Stream
-from pytriton_llama.llama.json_tokenizer import JsonTokenizer
-from pytriton_llama.llama.sentencepiece_tokenizer import SentencePieceTokenizer
+from pytriton_llama.llama.tokenizer import tiktoken_tokenizer
+from pytriton_llama.llama.tokenizer.chat_template import ChatTemplate
+from pytriton_llama.llama.tokenizer.detokenizer import Stream
+from pytriton_llama.llama.tokenizer.json_tokenizer import JsonTokenizer
+from pytriton_llama.llama.tokenizer.sentencepiece_tokenizer import SentencePieceTokenizer
 from pytriton_llama.llama.values import read_json
 
 _MAX_BYTES = 1 << 25  # of a tokenizer.model; the largest known have four million

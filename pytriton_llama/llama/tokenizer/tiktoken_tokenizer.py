@@ -14,7 +14,7 @@ from typing import Any
 from tokenizers import AddedToken
 
 from pytriton_llama.errors import LlamaError
-from pytriton_llama.llama.byte_level import byte_characters, byte_level_bpe
+from pytriton_llama.llama.tokenizer.byte_level import byte_characters, byte_level_bpe
 
 _LINE = re.compile(rb"([A-Za-z0-9+/]+={0,2}) ([0-9]{1,7})")
 _MAX_TOKEN = 1024  # bytes; Llama 3's longest token has 128
