@@ -8,6 +8,7 @@ import torch
 
 from pytriton_llama import Llama
 from pytriton_llama.llama.batch import Batch
+from pytriton_llama.llama.tokenizer import Stream
 from pytriton_llama.runtime import interpreted
 from tests.llama.tiny import TINY
 
@@ -18,14 +19,11 @@ COUNT = 250 if interpreted() else 1000
 class Letters:
     """A stand-in tokenizer: each token is one or two letters of four."""
 
-    def step(self, token_id: int) -> str:
-        return "abcd"[token_id % 4] * (1 + token_id % 2)
+    def decode(self, ids: list[int]) -> str:
+        return "".join("abcd"[i % 4] * (1 + i % 2) for i in ids)
 
-    def flush(self) -> str:
-        return ""
-
-    def stream(self) -> "Letters":
-        return self
+    def stream(self) -> Stream:
+        return Stream(self.decode, skipped=())
 
 
 def make() -> Llama:
