@@ -174,11 +174,12 @@ def calls(dtype: torch.dtype):
         )
         many = empty(1, 2, 5000, head_dim, dtype=dtype)
         yield kernels.flash_attention, (many, many, many, True)
-        # Few sequences and many, short caches and long.
-        for batch, max_length in ((2, 128), (2, 4096), (64, 128)):
+        # One sequence and more, short caches and long, within a decode step and by itself.
+        for batch, max_length, after_qkv in ((1, 128, True), (2, 4096, False), (64, 128, True)):
             cache = empty(batch, 2, max_length, head_dim, dtype=dtype)
             lengths = empty(batch, dtype=torch.int32)
-            yield kernels.flash_decoding, (empty(batch, 6, head_dim, dtype=dtype), cache, cache, lengths)
+            q = empty(batch, 6, head_dim, dtype=dtype)
+            yield kernels.flash_decoding, (q, cache, cache, lengths, None, None, after_qkv)
     yield from decode_calls(dtype)
 
 
