@@ -138,6 +138,7 @@ def test_full_memory_is_one_line(llama, monkeypatch):
 
 def test_ctrl_c_waits_for_the_step(llama, monkeypatch):
     """Catches an interpreted kernel that is left half-way: its counters would spoil every later draw."""
+    llama.engine.graphs = False  # in a graph there is no call between two kernels
     expected = llama.generate(PROMPTS, max_new_tokens=6)
     draw, drawn = llama.model.ops.next_token, []
 
@@ -252,3 +253,23 @@ def test_ten_thousand_tokens_and_no_more_memory():
     assert llama.engine._idle[1].x.isfinite().all()
     (batch,) = llama.engine._idle.values()
     assert batch.cache.keys[:, :, :, :10_000].isfinite().all()
+
+
+@pytest.mark.gpu
+@pytest.mark.slow
+def test_memory_is_weights_and_cache():
+    """A long prompt twice (the second is captured), then a batch: what torch holds at its peak, unused parts and all,
+    is at most a tenth more than weights and cache. Catches weights kept twice, logits of a whole prompt, two caches."""
+    torch.cuda.empty_cache()
+    torch.cuda.reset_peak_memory_stats()
+    held = torch.cuda.memory_allocated()
+    llama = Llama.from_config("llama-3.1-8b", dtype="bfloat16")
+    prompt = torch.randint(0, 128000, (2000,), generator=torch.Generator().manual_seed(0)).tolist()
+    for prompts in (prompt, prompt, [prompt] * 4):
+        llama.generate(prompts, max_new_tokens=8)
+    parts = [t for layer in llama.model.layers for t in vars(layer).values() if t is not None]
+    weights = sum(t.nbytes for t in (*parts, llama.model.embed_tokens, llama.model.lm_head, llama.model.norm))
+    cache = sum(size * 2048 * memory.bytes_per_token(llama.config, torch.bfloat16) for size in (1, 4))
+    peak = torch.cuda.max_memory_reserved() - held
+    print(f"{peak / (weights + cache) - 1:.1%} above {(weights + cache) / 1e9:.2f} GB")
+    assert peak <= 1.1 * (weights + cache)
