@@ -164,6 +164,20 @@ def decode_qkv(x, weight, bias, norm_weight, eps, cos, sin, lengths, k_cache, v_
     return q[:, :, 0]
 
 
+def quantized_linear(x, weight, bias=None, norm_weight=None, eps=1e-6, residual=None, up_weight=None) -> torch.Tensor:
+    dtype = torch.promote_types(x.dtype, torch.float32)
+    up = None if up_weight is None else up_weight.dequantize(dtype)
+    return decode_linear(x, weight.dequantize(dtype), bias, norm_weight, eps, residual, up)
+
+
+def quantized_qkv(x, weight, *others) -> torch.Tensor:
+    return decode_qkv(x, weight.dequantize(torch.promote_types(x.dtype, torch.float32)), *others)
+
+
+def dequantize(weight, dtype) -> torch.Tensor:
+    return weight.dequantize(dtype)
+
+
 def next_token(logits, temperature, seeds, lengths, limits, running, stop_tokens, tokens, steps, embedding, x) -> None:
     scores = logits.float()
     for b in (temperature > 0).nonzero().flatten().tolist():

@@ -211,6 +211,21 @@ def products(
         )  # fmt: skip
 
 
+@triton.jit
+def finish(y_ptr, y, up, offs_n, mask_n, up_ptr, bias_ptr, residual_ptr, M, N, BLOCK_M: tl.constexpr):
+    """Sums (BLOCK_M, BLOCK_N) become results: gated where there is an ``up_ptr``, plus bias and residual."""
+    if up_ptr is not None:
+        y = y * tl.sigmoid(y) * up
+    if bias_ptr is not None:
+        y += tl.load(bias_ptr + offs_n, mask=mask_n, other=0.0).to(tl.float32)[None, :]
+    offs_m = tl.arange(0, BLOCK_M)
+    offs = offs_m.to(tl.int64)[:, None] * N + offs_n[None, :]
+    mask = (offs_m < M)[:, None] & mask_n[None, :]
+    if residual_ptr is not None:
+        y += tl.load(residual_ptr + offs, mask=mask, other=0.0).to(tl.float32)
+    tl.store(y_ptr + offs, y.to(y_ptr.dtype.element_ty), mask=mask)
+
+
 @triton.jit(do_not_specialize=["M"])
 def decode_linear_kernel(
     y_ptr,
@@ -238,16 +253,55 @@ def decode_linear_kernel(
         asked, x_ptr, weight_ptr, offs_n, up_ptr, offs_n, mask_n, norm_ptr, eps, M, K, SLICES, BLOCK_M, BLOCK_N,
         BLOCK_K,
     )  # fmt: skip
-    if up_ptr is not None:
-        y = y * tl.sigmoid(y) * up
-    if bias_ptr is not None:
-        y += tl.load(bias_ptr + offs_n, mask=mask_n, other=0.0).to(tl.float32)[None, :]
-    offs_m = tl.arange(0, BLOCK_M)
-    offs = offs_m.to(tl.int64)[:, None] * N + offs_n[None, :]
-    mask = (offs_m < M)[:, None] & mask_n[None, :]
-    if residual_ptr is not None:
-        y += tl.load(residual_ptr + offs, mask=mask, other=0.0).to(tl.float32)
-    tl.store(y_ptr + offs, y.to(y_ptr.dtype.element_ty), mask=mask)
+    finish(y_ptr, y, up, offs_n, mask_n, up_ptr, bias_ptr, residual_ptr, M, N, BLOCK_M)
+
+
+@triton.jit
+def newest(lengths_ptr, cos_ptr, sin_ptr, mask_n, offs_d, M, HALF: tl.constexpr, BLOCK_M: tl.constexpr):
+    """Positions of the sequences' newest tokens, what of a tile is to be written, and by which angles it turns.
+
+    Asked for before the products, which give it the time to arrive. The tables repeat themselves in the second half;
+    read as given, a caller may pass any rotation.
+    """
+    offs_m = tl.arange(0, BLOCK_M).to(tl.int64)
+    position = tl.load(lengths_ptr + offs_m, mask=offs_m < M, other=0).to(tl.int64) - 1
+    # A sequence of length 0 has no newest token: nothing is written for it.
+    mask = (position >= 0)[:, None] & mask_n[None, :]
+    offs = position[:, None] * (2 * HALF) + offs_d[None, :]
+    cos_low, cos_high = tl.load(cos_ptr + offs, mask=mask), tl.load(cos_ptr + offs + HALF, mask=mask)
+    sin_low, sin_high = tl.load(sin_ptr + offs, mask=mask), tl.load(sin_ptr + offs + HALF, mask=mask)
+    return position, mask, (cos_low, cos_high, sin_low, sin_high)
+
+
+@triton.jit
+def turn_and_store(
+    low, high, angles, position, mask, heads, offs_d, q_ptr, k_cache, v_cache, q_heads, kv_heads,
+    HALF: tl.constexpr, BLOCK_M: tl.constexpr,
+):  # fmt: skip
+    """q's and k's pairs (low, high) turn; each element has one of three places."""
+    cos_low, cos_high, sin_low, sin_high = angles
+    turned_low, turned_high = low * cos_low - high * sin_low, high * cos_high + low * sin_high
+    offs_m = tl.arange(0, BLOCK_M).to(tl.int64)
+    q_ptrs = q_ptr + (offs_m[:, None] * q_heads + heads[None, :]) * (2 * HALF) + offs_d[None, :]
+    of_q = mask & (heads < q_heads)[None, :]
+    tl.store(q_ptrs, turned_low.to(q_ptr.dtype.element_ty), mask=of_q)
+    tl.store(q_ptrs + HALF, turned_high.to(q_ptr.dtype.element_ty), mask=of_q)
+    k_heads = heads - q_heads
+    k_ptrs = cache_rows(k_cache, offs_m, position, k_heads) + offs_d[None, :]
+    of_k = mask & ((k_heads >= 0) & (k_heads < kv_heads))[None, :]
+    tl.store(k_ptrs, turned_low.to(q_ptr.dtype.element_ty), mask=of_k)
+    tl.store(k_ptrs + HALF, turned_high.to(q_ptr.dtype.element_ty), mask=of_k)
+    v_heads = k_heads - kv_heads
+    v_ptrs = cache_rows(v_cache, offs_m, position, v_heads) + offs_d[None, :]
+    of_v = mask & (v_heads >= 0)[None, :]
+    tl.store(v_ptrs, low.to(q_ptr.dtype.element_ty), mask=of_v)
+    tl.store(v_ptrs + HALF, high.to(q_ptr.dtype.element_ty), mask=of_v)
+
+
+@triton.jit
+def cache_rows(cache, offs_m, position, heads):
+    ptr, batch_stride, head_stride, row_stride = cache
+    return ptr + (offs_m * batch_stride + position * row_stride)[:, None] + heads.to(tl.int64)[None, :] * head_stride
 
 
 @triton.jit(do_not_specialize=["M"])
@@ -294,19 +348,11 @@ def decode_qkv_kernel(
         # flash_decoding relies on that to read lengths early.
         if BLOCK_M == 1:
             tl.extra.cuda.gdc_launch_dependents()
-    # A sequence of length 0 has no newest token: nothing is written for it.
-    offs_m = tl.arange(0, BLOCK_M).to(tl.int64)
-    mask_m = offs_m < M
-    position = tl.load(lengths_ptr + offs_m, mask=mask_m, other=0).to(tl.int64) - 1
-    mask = (position >= 0)[:, None] & mask_n[None, :]
-    # Asked for before the products, which give it the time to arrive. The tables repeat themselves in the second half;
-    # read as given, a caller may pass any rotation.
-    angles = position[:, None] * (2 * HALF) + offs_d[None, :]
-    cos_low, cos_high = tl.load(cos_ptr + angles, mask=mask), tl.load(cos_ptr + angles + HALF, mask=mask)
-    sin_low, sin_high = tl.load(sin_ptr + angles, mask=mask), tl.load(sin_ptr + angles + HALF, mask=mask)
+    position, mask, angles = newest(lengths_ptr, cos_ptr, sin_ptr, mask_n, offs_d, M, HALF, BLOCK_M)
     if weight_ptr is None:
+        offs_m = tl.arange(0, BLOCK_M).to(tl.int64)
         x_ptrs = x_ptr + offs_m[:, None] * K + rows[None, :]
-        mask_x = mask_m[:, None] & mask_n[None, :]
+        mask_x = (offs_m < M)[:, None] & mask_n[None, :]
         low, high = tl.load(x_ptrs, mask=mask_x).to(tl.float32), tl.load(x_ptrs + HALF, mask=mask_x).to(tl.float32)
     else:
         low, high = products(
@@ -316,26 +362,11 @@ def decode_qkv_kernel(
         if bias_ptr is not None:
             low += tl.load(bias_ptr + rows, mask=mask_n, other=0.0).to(tl.float32)[None, :]
             high += tl.load(bias_ptr + rows + HALF, mask=mask_n, other=0.0).to(tl.float32)[None, :]
-    turned_low, turned_high = low * cos_low - high * sin_low, high * cos_high + low * sin_high
-    # Each element has one of three places.
-    q_ptrs = q_ptr + (offs_m[:, None] * q_heads + heads[None, :]) * (2 * HALF) + offs_d[None, :]
-    of_q = mask & (heads < q_heads)[None, :]
-    tl.store(q_ptrs, turned_low.to(q_ptr.dtype.element_ty), mask=of_q)
-    tl.store(q_ptrs + HALF, turned_high.to(q_ptr.dtype.element_ty), mask=of_q)
-    k_heads = heads - q_heads
-    k_rows = (offs_m * k_batch_stride + position * k_row_stride)[:, None] + k_heads.to(tl.int64)[
-        None, :
-    ] * k_head_stride
-    of_k = mask & ((k_heads >= 0) & (k_heads < kv_heads))[None, :]
-    tl.store(k_cache_ptr + k_rows + offs_d[None, :], turned_low.to(q_ptr.dtype.element_ty), mask=of_k)
-    tl.store(k_cache_ptr + k_rows + offs_d[None, :] + HALF, turned_high.to(q_ptr.dtype.element_ty), mask=of_k)
-    v_heads = k_heads - kv_heads
-    v_rows = (offs_m * v_batch_stride + position * v_row_stride)[:, None] + v_heads.to(tl.int64)[
-        None, :
-    ] * v_head_stride
-    of_v = mask & (v_heads >= 0)[None, :]
-    tl.store(v_cache_ptr + v_rows + offs_d[None, :], low.to(q_ptr.dtype.element_ty), mask=of_v)
-    tl.store(v_cache_ptr + v_rows + offs_d[None, :] + HALF, high.to(q_ptr.dtype.element_ty), mask=of_v)
+    k_cache = (k_cache_ptr, k_batch_stride, k_head_stride, k_row_stride)
+    v_cache = (v_cache_ptr, v_batch_stride, v_head_stride, v_row_stride)
+    turn_and_store(
+        low, high, angles, position, mask, heads, offs_d, q_ptr, k_cache, v_cache, q_heads, kv_heads, HALF, BLOCK_M
+    )
 
 
 def decode_linear(
@@ -370,7 +401,7 @@ def decode_linear(
     """
     op = "decode_linear"
     check(op, x=x, weight=weight, bias=bias, norm_weight=norm_weight, residual=residual, up_weight=up_weight)
-    M, N, K = _sizes(op, x, weight, bias, norm_weight)
+    M, N, K = sizes(op, x, weight, bias, norm_weight)
     out_shape = (*x.shape[:-1], N)
     need(residual is None or residual.shape == out_shape, f"{op}: residual must be {out_shape}, the result's shape")
     need(up_weight is None or up_weight.shape == weight.shape, f"{op}: up_weight must be ({N}, {K}), as weight")
@@ -427,8 +458,29 @@ def decode_qkv(
     """
     op = "decode_qkv"
     check(op, x=x, weight=weight, bias=bias, norm_weight=norm_weight, k_cache=k_cache, v_cache=v_cache)
+    batch, heads, hidden_size = check_qkv(op, x, weight, bias, norm_weight, cos, sin, lengths, k_cache, v_cache)
+    need(weight.is_contiguous(), f"{op}: weight must be contiguous")
+    N, (_, kv_heads, _, head_dim) = weight.shape[0], k_cache.shape
+    q = torch.empty((batch, heads, head_dim), dtype=x.dtype, device=x.device)
+    if not batch:
+        return q
+    K = hidden_size
+    source: tuple = (x, norm_weight, weight, bias)
+    if not tiles.fuses_qkv(batch):
+        x, K = linear(rms_norm(x, norm_weight, eps), weight, bias), N
+        source = (x, None, None, None)
+    tile = tiles.decode_qkv(batch, N // 2, hidden_size, x.dtype, x.device)
+    decode_qkv_kernel[(triton.cdiv(N // 2, tile["BLOCK_N"]),)](
+        q, k_cache, v_cache, *source, cos, sin, lengths, *k_cache.stride()[:3], *v_cache.stride()[:3],
+        batch, heads, kv_heads, eps, K, head_dim // 2, **tiles.dependent(x.device), **tile,
+    )  # fmt: skip
+    return q
+
+
+def check_qkv(op, x, weight, bias, norm_weight, cos, sin, lengths, k_cache, v_cache) -> tuple[int, int, int]:
+    """Batch, query heads and hidden size, or an error as :func:`decode_qkv`'s; of the weight, its shape alone."""
     need(x.dim() == 2, f"{op}: x is {tuple(x.shape)}; needed: (batch, hidden_size)")
-    batch, N, hidden_size = _sizes(op, x, weight, bias, norm_weight)
+    batch, N, hidden_size = sizes(op, x, weight, bias, norm_weight)
     need(k_cache.dim() == 4, f"{op}: k_cache is {tuple(k_cache.shape)}; needed: 4 dimensions")
     _, kv_heads, max_length, head_dim = k_cache.shape
     need(
@@ -454,27 +506,14 @@ def decode_qkv(
         raise TypeError(f"{op}: lengths are {lengths.dtype}; needed: int32")
     need(lengths.shape == (batch,), f"{op}: lengths are {tuple(lengths.shape)}; needed: ({batch},)")
     need(k_cache.stride(3) == v_cache.stride(3) == 1, f"{op}: the caches need a last stride of 1")
-    _need_contiguous(op, x=x, weight=weight, bias=bias, norm_weight=norm_weight, cos=cos, sin=sin, lengths=lengths)
-    q = torch.empty((batch, heads, head_dim), dtype=x.dtype, device=x.device)
-    if not batch:
-        return q
-    K = hidden_size
-    source: tuple = (x, norm_weight, weight, bias)
-    if not tiles.fuses_qkv(batch):
-        x, K = linear(rms_norm(x, norm_weight, eps), weight, bias), N
-        source = (x, None, None, None)
-    tile = tiles.decode_qkv(batch, N // 2, hidden_size, x.dtype, x.device)
-    decode_qkv_kernel[(triton.cdiv(N // 2, tile["BLOCK_N"]),)](
-        q, k_cache, v_cache, *source, cos, sin, lengths, *k_cache.stride()[:3], *v_cache.stride()[:3],
-        batch, heads, kv_heads, eps, K, head_dim // 2, **tiles.dependent(x.device), **tile,
-    )  # fmt: skip
-    return q
+    _need_contiguous(op, x=x, bias=bias, norm_weight=norm_weight, cos=cos, sin=sin, lengths=lengths)
+    return batch, heads, hidden_size
 
 
-def _sizes(op, x, weight, bias, norm_weight) -> tuple[int, int, int]:
+def sizes(op, x, weight, bias, norm_weight) -> tuple[int, int, int]:
     """M, N and K, or a ValueError."""
     need(
-        x.dim() > 0 and weight.dim() == 2 and x.shape[-1] == weight.shape[1],
+        x.dim() > 0 and len(weight.shape) == 2 and x.shape[-1] == weight.shape[1],
         f"{op}: x is {tuple(x.shape)}, weight {tuple(weight.shape)}; needed: (..., K) and (N, K)",
     )
     N, K = weight.shape

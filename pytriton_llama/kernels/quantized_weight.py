@@ -3,8 +3,8 @@
     weight[n, k] = scales[n, g] · (q[n, k] − 2^(bits − 1))      or      scales[n, g] · q[n, k] + minima[n, g]
 
 with g = k // group_size and q in 0 … 2^bits − 1. A row is a sequence of *chunks* of 16 bytes, what a thread loads at a
-time: four 32-bit words. Field j of word i, its bits from j · bits on, is the chunk's weight 4j + i. So the same field of
-the four words is four weights side by side, which meet four numbers of x side by side.
+time: four 32-bit words. Field j of word i, its bits from j · bits on, is the chunk's weight 4j + i. So the same field
+of the four words is four weights side by side, which meet four numbers of x side by side.
 """
 
 from __future__ import annotations

@@ -413,11 +413,39 @@ def decode_qkv(M: int, N: int, K: int, dtype: torch.dtype, device: torch.device)
     """As :func:`decode_linear`'s, for N pairs of rows."""
     if fuses_qkv(M):
         return decode_linear(M, N, K, 2, dtype, device)
-    # No products are left: a few elements a thread.
+    return qkv_without_products(M, N)
+
+
+def qkv_without_products(M: int, N: int) -> dict:
+    """As :func:`decode_qkv`'s where they are made already: a few elements a thread."""
     BLOCK_M = triton.next_power_of_2(M)
     elements = INTERPRETED_ROWS if interpreted() else 2048
     BLOCK_N = min(triton.next_power_of_2(N), max(1, elements // BLOCK_M))
     return {"SLICES": 1, "BLOCK_M": BLOCK_M, "BLOCK_N": BLOCK_N, "BLOCK_K": 1}
+
+
+# More rows than these are worth a weight written out.
+QUANTIZED_ROWS = 64
+
+
+@functools.lru_cache(4096)
+def quantized_linear(M: int, N: int, K: int, weights: int, bits: int, dtype: torch.dtype, device: torch.device) -> dict:
+    """As :func:`decode_linear`'s, of weights in so many bits."""
+    whole = triton.next_power_of_2(K)
+    if interpreted():
+        tile = _interpreted_decode(M, N, max(K, 128))
+        return {name: tile[name] for name in ("BLOCK_M", "BLOCK_N", "BLOCK_K")}
+    if M > 1:
+        BLOCK_M = max(16, triton.next_power_of_2(M))
+        return {"BLOCK_M": BLOCK_M, "BLOCK_N": 64, "BLOCK_K": 128, "num_warps": 4, "num_stages": 3}
+    BLOCK_N, BLOCK_K, num_warps = 4, min(4096, whole), 4
+    return {"BLOCK_M": 1, "BLOCK_N": BLOCK_N, "BLOCK_K": BLOCK_K, "num_warps": num_warps}
+
+
+def dequantize(count: int, bits: int) -> dict:
+    """Chunks of 16 bytes a program."""
+    BLOCK_C = INTERPRETED_ROWS * bits // 128 if interpreted() else 256
+    return {"BLOCK_C": min(BLOCK_C, triton.next_power_of_2(count))}
 
 
 def _interpreted_decode(M: int, N: int, K: int) -> dict:

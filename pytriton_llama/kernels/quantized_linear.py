@@ -1,0 +1,486 @@
+"""Linear layers whose weight is in 8 or 4 bits: a half or a quarter of the bytes, and so of a decode step's time.
+
+    y = n·Wᵀ + bias + residual   or   silu(n·Wᵀ) · (n·Uᵀ) + residual      with n = x, or rms_norm(x)
+
+    x: (M, K)   W, U: QuantizedWeight of (N, K)   residual, y: (M, N)
+
+Weights become numbers in registers only. One row of x (M = 1) is :mod:`decode_linear`'s sum, a chunk of 16 bytes a
+thread. A field moves to the top of a float's mantissa, and a constant exponent turns it into 2^bits + q: two
+instructions, and no conversion. What is too much in that is the same multiple of the sum of x for every row, taken off
+once a chunk, with the group's scale. Up to 64 rows are multiplied by tensor cores, field by field. More are worth a
+weight in x's dtype, written out once for :mod:`linear`, whose tensor cores have no time to unpack.
+
+The integers in a float's mantissa: Kim et al., "Who says elephants can't run: bringing large scale MoE models into
+cloud scale production", 2022 (arXiv:2211.10017).
+"""
+
+import torch
+import triton
+import triton.language as tl
+
+from pytriton_llama.kernels import tiles
+from pytriton_llama.kernels.arguments import check, need
+from pytriton_llama.kernels.decode_linear import check_qkv, decode_qkv_kernel, finish, newest, sizes, turn_and_store
+from pytriton_llama.kernels.fused_ffn import swiglu
+from pytriton_llama.kernels.linear import linear, wait_and_let_in, wait_for_previous_kernel
+from pytriton_llama.kernels.quantized_weight import QuantizedWeight
+from pytriton_llama.kernels.rms_norm import rms_norm
+
+
+@triton.jit
+def field(words, j: tl.constexpr, BITS: tl.constexpr):
+    """Field j of each word as float32, 2^BITS too large."""
+    # As a float's top mantissa bits q says 1 + q / 2^BITS, which the exponent multiplies by 2^BITS.
+    TOP: tl.constexpr = 23 - BITS
+    moved = words << (TOP - BITS * j) if BITS * j <= TOP else words >> (BITS * j - TOP)
+    bits = (moved & (((1 << BITS) - 1) << TOP)) | ((127 + BITS) << 23)
+    return bits.to(tl.float32, bitcast=True)
+
+
+@triton.jit
+def chunks(weight, rows, mask_rows, k, K: tl.constexpr, BITS: tl.constexpr, GROUP: tl.constexpr, BLOCK_K: tl.constexpr):
+    """Words (rows, chunks, 4) of BLOCK_K weights of each row, and each chunk's scale and minimum (rows, chunks)."""
+    packed_ptr, scales_ptr, minima_ptr = weight
+    CHUNK: tl.constexpr = 128 // BITS
+    offs_c = k // CHUNK + tl.arange(0, BLOCK_K // CHUNK)
+    mask = mask_rows[:, None] & (offs_c < K // CHUNK)[None, :]
+    # 64-bit before they meet a stride: a vocabulary times a hidden size can pass 2³¹.
+    rows = rows.to(tl.int64)[:, None]
+    offs = rows * (K // CHUNK * 4) + offs_c[None, :] * 4
+    ptrs = packed_ptr + offs[:, :, None] + tl.arange(0, 4)[None, None, :]
+    # Nobody else reads it in this step: the cache is better kept for what is shared.
+    words = tl.load(ptrs, mask=mask[:, :, None], other=0, eviction_policy="evict_first")
+    groups = rows * (K // GROUP) + (offs_c * CHUNK // GROUP)[None, :]
+    scales = tl.load(scales_ptr + groups, mask=mask, other=0.0)
+    minima = scales  # in the place of what there is not
+    if minima_ptr is not None:
+        minima = tl.load(minima_ptr + groups, mask=mask, other=0.0)
+    return words, scales, minima
+
+
+@triton.jit
+def scaled(total, x_sum, scales, minima, HAS_MINIMA: tl.constexpr, BITS: tl.constexpr):
+    """Each chunk's Σ weight · x from Σ (2^BITS + q) · x, in (rows, chunks, 4), and Σ x."""
+    EXCESS: tl.constexpr = 1 << BITS
+    total = tl.sum(total, axis=2)
+    scales = scales.to(tl.float32)
+    if HAS_MINIMA:
+        return scales * (total - EXCESS * x_sum[None, :]) + minima.to(tl.float32) * x_sum[None, :]
+    else:
+        return scales * (total - (EXCESS + EXCESS // 2) * x_sum[None, :])
+
+
+@triton.jit
+def quantized_row(
+    asked, x_ptr, weight, rows, up_weight, up_rows, mask_rows, norm_ptr, eps,
+    K: tl.constexpr, BITS: tl.constexpr, GROUP: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
+):  # fmt: skip
+    """Products of a row of x with BLOCK_N rows of each weight, (1, BLOCK_N) float32."""
+    CHUNKS: tl.constexpr = BLOCK_K * BITS // 128
+    FIELDS: tl.constexpr = 32 // BITS
+    HAS_MINIMA: tl.constexpr = weight[2] is not None
+    (words, scales, minima), (up_words, up_scales, up_minima) = asked
+    acc = tl.zeros((BLOCK_N, CHUNKS), tl.float32)
+    up_acc = tl.zeros((BLOCK_N, CHUNKS), tl.float32)
+    squares = tl.zeros((CHUNKS, 4), tl.float32)
+    within = tl.arange(0, CHUNKS)[:, None] * (4 * FIELDS) + tl.arange(0, 4)[None, :]
+    for k in tl.static_range(0, K, BLOCK_K):
+        if k > 0:
+            words, scales, minima = chunks(weight, rows, mask_rows, k, K, BITS, GROUP, BLOCK_K)
+            if up_weight is not None:
+                up_words, up_scales, up_minima = chunks(up_weight, up_rows, mask_rows, k, K, BITS, GROUP, BLOCK_K)
+        total = tl.zeros((BLOCK_N, CHUNKS, 4), tl.float32)
+        up_total = tl.zeros((BLOCK_N, CHUNKS, 4), tl.float32)
+        x_sum = tl.zeros((CHUNKS, 4), tl.float32)
+        for j in tl.static_range(FIELDS):
+            offs_k = k + within + 4 * j
+            x = tl.load(x_ptr + offs_k, mask=offs_k < K, other=0.0).to(tl.float32)
+            if norm_ptr is not None:
+                squares += x * x
+                x *= tl.load(norm_ptr + offs_k, mask=offs_k < K, other=0.0).to(tl.float32)
+            x_sum += x
+            total += field(words, j, BITS) * x[None, :, :]
+            if up_weight is not None:
+                up_total += field(up_words, j, BITS) * x[None, :, :]
+        sums = tl.sum(x_sum, axis=1)
+        acc += scaled(total, sums, scales, minima, HAS_MINIMA, BITS)
+        if up_weight is not None:
+            up_acc += scaled(up_total, sums, up_scales, up_minima, HAS_MINIMA, BITS)
+    scale = 1.0
+    if norm_ptr is not None:
+        scale = tl.rsqrt(tl.sum(tl.sum(squares, axis=1), axis=0) / K + eps)
+    return (tl.sum(acc, axis=1) * scale)[None, :], (tl.sum(up_acc, axis=1) * scale)[None, :]
+
+
+@triton.jit
+def some_words(
+    weight, rows, mask_rows, k, K: tl.constexpr, BITS: tl.constexpr, GROUP: tl.constexpr, BLOCK_K: tl.constexpr
+):
+    """Words of BLOCK_K weights of each row, and each word's scale and minimum, (rows, words)."""
+    packed_ptr, scales_ptr, minima_ptr = weight
+    FIELDS: tl.constexpr = 32 // BITS
+    offs_w = k // FIELDS + tl.arange(0, BLOCK_K // FIELDS)
+    mask = mask_rows[:, None] & (offs_w < K // FIELDS)[None, :]
+    rows = rows.to(tl.int64)[:, None]
+    ptrs = packed_ptr + rows * (K // FIELDS) + offs_w[None, :]
+    words = tl.load(ptrs, mask=mask, other=0, eviction_policy="evict_first")
+    groups = rows * (K // GROUP) + (offs_w * FIELDS // GROUP)[None, :]
+    scales = tl.load(scales_ptr + groups, mask=mask, other=0.0)
+    minima = scales
+    if minima_ptr is not None:
+        minima = tl.load(minima_ptr + groups, mask=mask, other=0.0)
+    return words, scales, minima
+
+
+@triton.jit
+def values(words, scales, minima, j: tl.constexpr, HAS_MINIMA: tl.constexpr, BITS: tl.constexpr):
+    """The weights of field j, float32."""
+    EXCESS: tl.constexpr = 1 << BITS
+    if HAS_MINIMA:
+        return (field(words, j, BITS) - EXCESS) * scales.to(tl.float32) + minima.to(tl.float32)
+    else:
+        return (field(words, j, BITS) - (EXCESS + EXCESS // 2)) * scales.to(tl.float32)
+
+
+@triton.jit
+def quantized_rows(
+    x_ptr, weight, rows, up_weight, up_rows, mask_rows, norm_ptr, eps, M, K: tl.constexpr, BITS: tl.constexpr,
+    GROUP: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
+):  # fmt: skip
+    """The same for up to BLOCK_M rows of x, (BLOCK_M, BLOCK_N): a product of matrices for each field."""
+    FIELDS: tl.constexpr = 32 // BITS
+    WORDS: tl.constexpr = BLOCK_K // FIELDS
+    HAS_MINIMA: tl.constexpr = weight[2] is not None
+    offs_m = tl.arange(0, BLOCK_M)
+    offs_w = tl.arange(0, WORDS)
+    within = offs_w // 4 * (4 * FIELDS) + offs_w % 4
+    # As linear's SWAP: the weight's rows on the left, x's, padded to BLOCK_M, on the right.
+    acc = tl.zeros((BLOCK_N, BLOCK_M), tl.float32)
+    up_acc = tl.zeros((BLOCK_N, BLOCK_M), tl.float32)
+    squares = tl.zeros((BLOCK_M, WORDS), tl.float32)
+    for k in range(0, K, BLOCK_K):
+        words, scales, minima = some_words(weight, rows, mask_rows, k, K, BITS, GROUP, BLOCK_K)
+        if up_weight is not None:
+            up_words, up_scales, up_minima = some_words(up_weight, up_rows, mask_rows, k, K, BITS, GROUP, BLOCK_K)
+        for j in tl.static_range(FIELDS):
+            offs_k = k + within + 4 * j
+            mask = (offs_m < M)[:, None] & (offs_k < K)[None, :]
+            x = tl.load(x_ptr + offs_m[:, None] * K + offs_k[None, :], mask=mask, other=0.0)
+            norm = 1.0
+            if norm_ptr is not None:
+                squares += x.to(tl.float32) * x.to(tl.float32)
+                # The norm's weight goes to the other factor: x times it may be too large for float16.
+                norm = tl.load(norm_ptr + offs_k, mask=offs_k < K, other=0.0).to(tl.float32)[None, :]
+            w = values(words, scales, minima, j, HAS_MINIMA, BITS) * norm
+            acc = tl.dot(w.to(x.dtype), x.T, acc, input_precision="ieee")
+            if up_weight is not None:
+                up = values(up_words, up_scales, up_minima, j, HAS_MINIMA, BITS) * norm
+                up_acc = tl.dot(up.to(x.dtype), x.T, up_acc, input_precision="ieee")
+    y, up_y = acc, up_acc
+    if norm_ptr is not None:
+        scale = tl.rsqrt(tl.sum(squares, axis=1) / K + eps)[None, :]
+        y, up_y = y * scale, up_y * scale
+    return y.T, up_y.T
+
+
+@triton.jit
+def ask_quantized(
+    weight, rows, up_weight, up_rows, mask_rows, K: tl.constexpr, BITS: tl.constexpr, GROUP: tl.constexpr,
+    BLOCK_M: tl.constexpr, BLOCK_K: tl.constexpr,
+):  # fmt: skip
+    """First chunks of both weights: they can be on their way before the previous kernel has finished."""
+    if BLOCK_M == 1:
+        first = chunks(weight, rows, mask_rows, 0, K, BITS, GROUP, BLOCK_K)
+        second = first
+        if up_weight is not None:
+            second = chunks(up_weight, up_rows, mask_rows, 0, K, BITS, GROUP, BLOCK_K)
+        return first, second
+    else:
+        return rows, rows  # nothing: a pipeline of tiles is too much to have before the wait
+
+
+@triton.jit
+def quantized_products(
+    asked, x_ptr, weight, rows, up_weight, up_rows, mask_rows, norm_ptr, eps, M, K: tl.constexpr, BITS: tl.constexpr,
+    GROUP: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
+):  # fmt: skip
+    if BLOCK_M == 1:
+        return quantized_row(
+            asked, x_ptr, weight, rows, up_weight, up_rows, mask_rows, norm_ptr, eps, K, BITS, GROUP, BLOCK_N, BLOCK_K
+        )
+    else:
+        return quantized_rows(
+            x_ptr, weight, rows, up_weight, up_rows, mask_rows, norm_ptr, eps, M, K, BITS, GROUP, BLOCK_M, BLOCK_N,
+            BLOCK_K,
+        )  # fmt: skip
+
+
+@triton.jit(do_not_specialize=["M"])
+def quantized_linear_kernel(
+    y_ptr,
+    x_ptr,
+    norm_ptr,
+    packed_ptr,
+    scales_ptr,
+    minima_ptr,
+    up_packed_ptr,
+    up_scales_ptr,
+    up_minima_ptr,
+    bias_ptr,
+    residual_ptr,
+    M,
+    N,
+    eps,
+    K: tl.constexpr,
+    BITS: tl.constexpr,
+    GROUP: tl.constexpr,
+    PDL: tl.constexpr,
+    BLOCK_M: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+    BLOCK_K: tl.constexpr,
+):
+    offs_n = tl.program_id(0) * BLOCK_N + tl.arange(0, BLOCK_N)
+    mask_n = offs_n < N
+    weight = (packed_ptr, scales_ptr, minima_ptr)
+    up_weight = None
+    if up_packed_ptr is not None:
+        up_weight = (up_packed_ptr, up_scales_ptr, up_minima_ptr)
+    asked = ask_quantized(weight, offs_n, up_weight, offs_n, mask_n, K, BITS, GROUP, BLOCK_M, BLOCK_K)
+    wait_and_let_in(PDL, BLOCK_M == 1)
+    y, up = quantized_products(
+        asked, x_ptr, weight, offs_n, up_weight, offs_n, mask_n, norm_ptr, eps, M, K, BITS, GROUP, BLOCK_M, BLOCK_N,
+        BLOCK_K,
+    )  # fmt: skip
+    finish(y_ptr, y, up, offs_n, mask_n, up_packed_ptr, bias_ptr, residual_ptr, M, N, BLOCK_M)
+
+
+@triton.jit(do_not_specialize=["M"])
+def quantized_qkv_kernel(
+    q_ptr,
+    k_cache_ptr,
+    v_cache_ptr,
+    x_ptr,
+    norm_ptr,
+    packed_ptr,
+    scales_ptr,
+    minima_ptr,
+    bias_ptr,
+    cos_ptr,
+    sin_ptr,
+    lengths_ptr,
+    k_batch_stride,
+    k_head_stride,
+    k_row_stride,
+    v_batch_stride,
+    v_head_stride,
+    v_row_stride,
+    M,
+    q_heads,
+    kv_heads,
+    eps,
+    K: tl.constexpr,
+    HALF: tl.constexpr,
+    BITS: tl.constexpr,
+    GROUP: tl.constexpr,
+    PDL: tl.constexpr,
+    BLOCK_M: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+    BLOCK_K: tl.constexpr,
+):
+    """As decode_qkv_kernel."""
+    pairs = tl.program_id(0) * BLOCK_N + tl.arange(0, BLOCK_N)
+    heads, offs_d = pairs // HALF, pairs % HALF
+    mask_n = heads < q_heads + 2 * kv_heads
+    rows = heads * (2 * HALF) + offs_d
+    weight = (packed_ptr, scales_ptr, minima_ptr)
+    asked = ask_quantized(weight, rows, weight, rows + HALF, mask_n, K, BITS, GROUP, BLOCK_M, BLOCK_K)
+    if PDL:
+        tl.extra.cuda.gdc_wait()
+        if BLOCK_M == 1:  # in this order, as there
+            tl.extra.cuda.gdc_launch_dependents()
+    position, mask, angles = newest(lengths_ptr, cos_ptr, sin_ptr, mask_n, offs_d, M, HALF, BLOCK_M)
+    low, high = quantized_products(
+        asked, x_ptr, weight, rows, weight, rows + HALF, mask_n, norm_ptr, eps, M, K, BITS, GROUP, BLOCK_M, BLOCK_N,
+        BLOCK_K,
+    )  # fmt: skip
+    if bias_ptr is not None:
+        low += tl.load(bias_ptr + rows, mask=mask_n, other=0.0).to(tl.float32)[None, :]
+        high += tl.load(bias_ptr + rows + HALF, mask=mask_n, other=0.0).to(tl.float32)[None, :]
+    k_cache = (k_cache_ptr, k_batch_stride, k_head_stride, k_row_stride)
+    v_cache = (v_cache_ptr, v_batch_stride, v_head_stride, v_row_stride)
+    turn_and_store(
+        low, high, angles, position, mask, heads, offs_d, q_ptr, k_cache, v_cache, q_heads, kv_heads, HALF, BLOCK_M
+    )
+
+
+@triton.jit
+def dequantize_kernel(
+    y_ptr,
+    packed_ptr,
+    scales_ptr,
+    minima_ptr,
+    count,
+    K: tl.constexpr,
+    BITS: tl.constexpr,
+    GROUP: tl.constexpr,
+    PDL: tl.constexpr,
+    BLOCK_C: tl.constexpr,
+):
+    """Of ``count`` chunks, which lie one after the other whatever their row."""
+    FIELDS: tl.constexpr = 32 // BITS
+    CHUNK: tl.constexpr = 4 * FIELDS
+    wait_for_previous_kernel(PDL)
+    offs_c = tl.program_id(0).to(tl.int64) * BLOCK_C + tl.arange(0, BLOCK_C)
+    ptrs = packed_ptr + offs_c[:, None] * 4 + tl.arange(0, 4)[None, :]
+    words = tl.load(ptrs, mask=(offs_c < count)[:, None], other=0)[:, None, :]
+    q = (words >> (BITS * tl.arange(0, FIELDS))[None, :, None]) & ((1 << BITS) - 1)
+    # Groups lie one after the other, too.
+    groups = offs_c * CHUNK // GROUP
+    scales = tl.load(scales_ptr + groups, mask=offs_c < count, other=0.0).to(tl.float32)[:, None, None]
+    if minima_ptr is not None:
+        minima = tl.load(minima_ptr + groups, mask=offs_c < count, other=0.0).to(tl.float32)[:, None, None]
+        w = q.to(tl.float32) * scales + minima
+    else:
+        w = (q - (1 << BITS) // 2).to(tl.float32) * scales
+    w = tl.reshape(w.to(y_ptr.dtype.element_ty), (BLOCK_C * CHUNK,))
+    offs = tl.program_id(0).to(tl.int64) * (BLOCK_C * CHUNK) + tl.arange(0, BLOCK_C * CHUNK)
+    tl.store(y_ptr + offs, w, mask=offs < count * CHUNK)
+
+
+def quantized_linear(
+    x: torch.Tensor,
+    weight: QuantizedWeight,
+    bias: torch.Tensor | None = None,
+    norm_weight: torch.Tensor | None = None,
+    eps: float = 1e-6,
+    residual: torch.Tensor | None = None,
+    up_weight: QuantizedWeight | None = None,
+) -> torch.Tensor:
+    """:func:`~pytriton_llama.kernels.decode_linear` with weights in 8 or 4 bits, for any number of rows; forward only.
+
+    Args:
+        x: (..., K), contiguous.
+        weight: of (N, K); its tensors contiguous.
+        bias: (N,); not together with ``up_weight``.
+        norm_weight: (K,).
+        eps: of the norm.
+        residual: (..., N), of the result's shape, contiguous.
+        up_weight: as ``weight``, of the same bits, group size and kind.
+
+    Returns:
+        A new (..., N) tensor of x's dtype. Sums are float32. With one row weights are not rounded; with more they are,
+        to x's dtype.
+
+    Raises:
+        TypeError, ValueError: shapes or forms that do not fit, tensors that are not contiguous, and
+            :func:`~pytriton_llama.kernels.arguments.check`.
+    """
+    op = "quantized_linear"
+    check(op, x=x, bias=bias, norm_weight=norm_weight, residual=residual)
+    M, N, K = sizes(op, x, weight, bias, norm_weight)
+    out_shape = (*x.shape[:-1], N)
+    need(residual is None or residual.shape == out_shape, f"{op}: residual must be {out_shape}, the result's shape")
+    need(up_weight is None or bias is None, f"{op}: bias and up_weight exclude each other")
+    check_weight(op, weight, x)
+    if up_weight is not None:
+        check_weight(op, up_weight, x)
+        alike = up_weight.shape == weight.shape and up_weight.form == weight.form
+        need(alike, f"{op}: up_weight must be ({N}, {K}) in {weight.bits} bits, groups and minima as weight")
+    for name, t in {"x": x, "bias": bias, "norm_weight": norm_weight, "residual": residual}.items():
+        need(t is None or t.is_contiguous(), f"{op}: {name} must be contiguous")
+    if M > tiles.QUANTIZED_ROWS:
+        n = x if norm_weight is None else rms_norm(x, norm_weight, eps)
+        if up_weight is None:
+            return linear(n, dequantize(weight, x.dtype), bias, residual=residual)
+        y = swiglu(n, dequantize(weight, x.dtype), dequantize(up_weight, x.dtype))
+        return y if residual is None else y + residual
+    y = torch.empty(out_shape, dtype=x.dtype, device=x.device)
+    if y.numel():
+        tile = tiles.quantized_linear(M, N, K, 1 if up_weight is None else 2, weight.bits, x.dtype, x.device)
+        up = (None, None, None) if up_weight is None else up_weight.tensors
+        quantized_linear_kernel[(triton.cdiv(N, tile["BLOCK_N"]),)](
+            y, x, norm_weight, *weight.tensors, *up, bias, residual, M, N, eps, K, weight.bits, weight.group_size,
+            **tiles.dependent(x.device), **tile,
+        )  # fmt: skip
+    return y
+
+
+def quantized_qkv(
+    x: torch.Tensor,
+    weight: QuantizedWeight,
+    bias: torch.Tensor | None,
+    norm_weight: torch.Tensor,
+    eps: float,
+    cos: torch.Tensor,
+    sin: torch.Tensor,
+    lengths: torch.Tensor,
+    k_cache: torch.Tensor,
+    v_cache: torch.Tensor,
+) -> torch.Tensor:
+    """:func:`~pytriton_llama.kernels.decode_qkv` with such a weight; arguments, result and errors as there."""
+    op = "quantized_qkv"
+    check(op, x=x, bias=bias, norm_weight=norm_weight, k_cache=k_cache, v_cache=v_cache)
+    batch, heads, K = check_qkv(op, x, weight, bias, norm_weight, cos, sin, lengths, k_cache, v_cache)
+    check_weight(op, weight, x)
+    kv_heads, head_dim = k_cache.shape[1], k_cache.shape[3]
+    q = torch.empty((batch, heads, head_dim), dtype=x.dtype, device=x.device)
+    if not batch:
+        return q
+    strides = (*k_cache.stride()[:3], *v_cache.stride()[:3])
+    after = (cos, sin, lengths, *strides, batch, heads, kv_heads, eps)
+    pairs = weight.shape[0] // 2
+    if tiles.fuses_qkv(batch):
+        tile = tiles.quantized_linear(batch, pairs, K, 2, weight.bits, x.dtype, x.device)
+        quantized_qkv_kernel[(triton.cdiv(pairs, tile["BLOCK_N"]),)](
+            q, k_cache, v_cache, x, norm_weight, *weight.tensors, bias, *after, K, head_dim // 2, weight.bits,
+            weight.group_size, **tiles.dependent(x.device), **tile,
+        )  # fmt: skip
+    else:
+        x = quantized_linear(x, weight, bias, norm_weight, eps)
+        tile = tiles.qkv_without_products(batch, pairs)
+        decode_qkv_kernel[(triton.cdiv(pairs, tile["BLOCK_N"]),)](
+            q, k_cache, v_cache, x, None, None, None, *after, 2 * pairs, head_dim // 2,
+            **tiles.dependent(x.device), **tile,
+        )  # fmt: skip
+    return q
+
+
+def dequantize(weight: QuantizedWeight, dtype: torch.dtype) -> torch.Tensor:
+    """The weight (N, K) written out in ``dtype``.
+
+    Raises:
+        TypeError, ValueError: as :func:`quantized_linear`'s.
+    """
+    y = torch.empty(weight.shape, dtype=dtype, device=weight.device)
+    check_weight("dequantize", weight, y)
+    if y.numel():
+        count = weight.packed.numel() // 4
+        tile = tiles.dequantize(count, weight.bits)
+        dequantize_kernel[(triton.cdiv(count, tile["BLOCK_C"]),)](
+            y, *weight.tensors, count, weight.shape[1], weight.bits, weight.group_size, **tiles.dependent(y.device),
+            **tile,
+        )  # fmt: skip
+    return y
+
+
+def check_weight(op: str, weight: QuantizedWeight, x: torch.Tensor) -> None:
+    """Raise unless its tensors are what :class:`QuantizedWeight` says, contiguous and beside x."""
+    N, K = weight.shape
+    need(weight.bits in (4, 8), f"{op}: weight has {weight.bits} bits; known: 4, 8")
+    chunk = 128 // weight.bits
+    group = weight.group_size
+    need(
+        group > 0 and group % chunk == 0 and K % group == 0,
+        f"{op}: weight is ({N}, {K}) in groups of {group}; needed: groups of a multiple of {chunk} that divides {K}",
+    )
+    for name, t, dtype in zip(
+        ("packed", "scales", "minima"), weight.tensors, (torch.int32, torch.float16, torch.float16), strict=True
+    ):
+        if t is None and name == "minima":
+            continue
+        if t.dtype is not dtype:
+            raise TypeError(f"{op}: weight's {name} is {t.dtype}; needed: {dtype}")
+        shape = (N, K * weight.bits // 32) if name == "packed" else (N, K // group)
+        need(t.shape == shape, f"{op}: weight's {name} is {tuple(t.shape)}; needed: {shape}")
+        need(t.is_contiguous(), f"{op}: weight's {name} must be contiguous")
+        need(t.device == x.device, f"{op}: weight's {name} is on {t.device} but x is on {x.device}")
