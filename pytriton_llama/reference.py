@@ -189,4 +189,5 @@ def next_token(logits, temperature, seeds, lengths, limits, running, stop_tokens
     steps += 1
     running *= (lengths < limits) & ~torch.isin(chosen, stop_tokens)
     lengths += running
-    x.copy_(embedding[chosen])
+    rows = embedding[chosen]
+    x.copy_(rows if isinstance(rows, torch.Tensor) else rows.dequantize(x.dtype))

@@ -23,6 +23,29 @@ import triton.language as tl
 from pytriton_llama.kernels import tiles
 from pytriton_llama.kernels.arguments import check, counters, need
 from pytriton_llama.kernels.linear import wait_for_previous_kernel
+from pytriton_llama.kernels.quantized_linear import check_weight
+from pytriton_llama.kernels.quantized_weight import QuantizedWeight
+
+
+@triton.jit
+def embedding_row(
+    embedding_ptr, scales_ptr, minima_ptr, row, offs, HIDDEN: tl.constexpr, BITS: tl.constexpr, GROUP: tl.constexpr
+):
+    """Elements of a row; packed (see quantized_weight) where there are scales."""
+    mask = offs < HIDDEN
+    if scales_ptr is None:
+        return tl.load(embedding_ptr + row * HIDDEN + offs, mask=mask)
+    else:
+        FIELDS: tl.constexpr = 32 // BITS
+        words = offs // (4 * FIELDS) * 4 + offs % 4
+        words = tl.load(embedding_ptr + row * (HIDDEN // FIELDS) + words, mask=mask, other=0)
+        q = (words >> (offs // 4 % FIELDS * BITS)) & ((1 << BITS) - 1)
+        groups = row * (HIDDEN // GROUP) + offs // GROUP
+        scales = tl.load(scales_ptr + groups, mask=mask, other=0.0).to(tl.float32)
+        if minima_ptr is not None:
+            return q.to(tl.float32) * scales + tl.load(minima_ptr + groups, mask=mask, other=0.0).to(tl.float32)
+        else:
+            return (q - (1 << BITS) // 2).to(tl.float32) * scales
 
 
 @triton.jit
@@ -40,11 +63,15 @@ def next_token_kernel(
     tokens_ptr,
     steps_ptr,
     embedding_ptr,
+    scales_ptr,
+    minima_ptr,
     x_ptr,
     V,
     num_stop_tokens,
     num_slots,
     HIDDEN: tl.constexpr,
+    BITS: tl.constexpr,
+    GROUP: tl.constexpr,
     PDL: tl.constexpr,
     CHUNKS: tl.constexpr,
     BLOCK_V: tl.constexpr,
@@ -90,8 +117,8 @@ def next_token_kernel(
         tl.store(lengths_ptr + b, length + goes_on.to(tl.int32))
         for start in tl.static_range(0, HIDDEN, BLOCK_H):
             offs_h = start + tl.arange(0, BLOCK_H)
-            row = tl.load(embedding_ptr + token.to(tl.int64) * HIDDEN + offs_h, mask=offs_h < HIDDEN)
-            tl.store(x_ptr + b * HIDDEN + offs_h, row, mask=offs_h < HIDDEN)
+            row = embedding_row(embedding_ptr, scales_ptr, minima_ptr, token.to(tl.int64), offs_h, HIDDEN, BITS, GROUP)
+            tl.store(x_ptr + b * HIDDEN + offs_h, row.to(x_ptr.dtype.element_ty), mask=offs_h < HIDDEN)
 
 
 def next_token(
@@ -104,7 +131,7 @@ def next_token(
     stop_tokens: torch.Tensor,
     tokens: torch.Tensor,
     steps: torch.Tensor,
-    embedding: torch.Tensor,
+    embedding: torch.Tensor | QuantizedWeight,
     x: torch.Tensor,
 ) -> None:
     """Choose the next token of every sequence that is still running, and update what the next step needs, in place.
@@ -120,7 +147,7 @@ def next_token(
         tokens: int32 (slots, batch): row ``steps % slots`` gets what was chosen, −1 for a sequence that had ended
             before. May be pinned host memory.
         steps: int32 (batch,): calls so far; one more afterwards.
-        embedding: (vocab_size, hidden_size), contiguous.
+        embedding: (vocab_size, hidden_size), contiguous, or in 8 or 4 bits.
         x: (batch, hidden_size): gets the embeddings of what was chosen.
 
     Raises:
@@ -128,7 +155,7 @@ def next_token(
             :func:`~pytriton_llama.kernels.arguments.check`.
     """
     op = "next_token"
-    check(op, logits=logits, embedding=embedding, x=x)
+    check(op, logits=logits, x=x)
     need(logits.dim() == 2, f"{op}: logits are {tuple(logits.shape)}; needed: (batch, vocab_size)")
     batch, V = logits.shape
     hidden_size = embedding.shape[-1]
@@ -151,7 +178,15 @@ def next_token(
         tokens.dim() == 2 and tokens.shape[1] == batch and tokens.shape[0] > 0,
         f"{op}: tokens are {tuple(tokens.shape)}; needed: (slots, {batch})",
     )
-    need(all(t.is_contiguous() for t in (logits, embedding, x)), f"{op}: logits, embedding and x must be contiguous")
+    need(logits.is_contiguous() and x.is_contiguous(), f"{op}: logits and x must be contiguous")
+    if isinstance(embedding, QuantizedWeight):
+        check_weight(op, embedding, x)
+        source: tuple = embedding.tensors
+        form = embedding.bits, embedding.group_size
+    else:
+        check(op, x=x, embedding=embedding)
+        need(embedding.is_contiguous(), f"{op}: embedding must be contiguous")
+        source, form = (embedding, None, None), (0, 0)
     if not batch:
         return
     tile = tiles.next_token(V, hidden_size, stop_tokens.numel())
@@ -159,6 +194,6 @@ def next_token(
     index = torch.empty((batch, tile["CHUNKS"]), dtype=torch.int32, device=x.device)
     next_token_kernel[(tile["CHUNKS"], batch)](
         logits, best, index, counters(batch, x.device), temperature, seeds, lengths, limits, running, stop_tokens,
-        tokens, steps, embedding, x, V, stop_tokens.numel(), tokens.shape[0], hidden_size,
+        tokens, steps, *source, x, V, stop_tokens.numel(), tokens.shape[0], hidden_size, *form,
         **tiles.dependent(x.device), **tile,
     )  # fmt: skip

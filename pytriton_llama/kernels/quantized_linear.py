@@ -28,29 +28,34 @@ from pytriton_llama.kernels.rms_norm import rms_norm
 
 
 @triton.jit
-def field(words, j: tl.constexpr, BITS: tl.constexpr):
-    """Field j of each word as float32, 2^BITS too large."""
-    # As a float's top mantissa bits q says 1 + q / 2^BITS, which the exponent multiplies by 2^BITS.
+def field(words, exponent, j: tl.constexpr, BITS: tl.constexpr):
+    """Field j of each word as float32, 2^BITS too large.
+
+    As a float's top mantissa bits q says 1 + q / 2^BITS, which the exponent multiplies by 2^BITS. The exponent's bits
+    come as an argument, since one instruction can "and" with one constant and "or" with a register, not with another
+    constant.
+    """
     TOP: tl.constexpr = 23 - BITS
     moved = words << (TOP - BITS * j) if BITS * j <= TOP else words >> (BITS * j - TOP)
-    bits = (moved & (((1 << BITS) - 1) << TOP)) | ((127 + BITS) << 23)
+    bits = (moved & (((1 << BITS) - 1) << TOP)) | exponent
     return bits.to(tl.float32, bitcast=True)
 
 
 @triton.jit
 def chunks(weight, rows, mask_rows, k, K: tl.constexpr, BITS: tl.constexpr, GROUP: tl.constexpr, BLOCK_K: tl.constexpr):
-    """Words (rows, chunks, 4) of BLOCK_K weights of each row, and each chunk's scale and minimum (rows, chunks)."""
+    """Words (chunks, rows, 4) of BLOCK_K weights of each row, and each chunk's scale and minimum (chunks, rows)."""
     packed_ptr, scales_ptr, minima_ptr = weight
     CHUNK: tl.constexpr = 128 // BITS
+    # Chunks come first: then neighbouring threads have neighbouring chunks, as they have of x.
     offs_c = k // CHUNK + tl.arange(0, BLOCK_K // CHUNK)
-    mask = mask_rows[:, None] & (offs_c < K // CHUNK)[None, :]
+    mask = (offs_c < K // CHUNK)[:, None] & mask_rows[None, :]
     # 64-bit before they meet a stride: a vocabulary times a hidden size can pass 2³¹.
-    rows = rows.to(tl.int64)[:, None]
-    offs = rows * (K // CHUNK * 4) + offs_c[None, :] * 4
+    rows = rows.to(tl.int64)[None, :]
+    offs = rows * (K // CHUNK * 4) + offs_c[:, None] * 4
     ptrs = packed_ptr + offs[:, :, None] + tl.arange(0, 4)[None, None, :]
     # Nobody else reads it in this step: the cache is better kept for what is shared.
     words = tl.load(ptrs, mask=mask[:, :, None], other=0, eviction_policy="evict_first")
-    groups = rows * (K // GROUP) + (offs_c * CHUNK // GROUP)[None, :]
+    groups = rows * (K // GROUP) + (offs_c * CHUNK // GROUP)[:, None]
     scales = tl.load(scales_ptr + groups, mask=mask, other=0.0)
     minima = scales  # in the place of what there is not
     if minima_ptr is not None:
@@ -60,28 +65,30 @@ def chunks(weight, rows, mask_rows, k, K: tl.constexpr, BITS: tl.constexpr, GROU
 
 @triton.jit
 def scaled(total, x_sum, scales, minima, HAS_MINIMA: tl.constexpr, BITS: tl.constexpr):
-    """Each chunk's Σ weight · x from Σ (2^BITS + q) · x, in (rows, chunks, 4), and Σ x."""
+    """Each chunk's Σ weight · x from Σ (2^BITS + q) · x, (chunks, rows, 4), and Σ x, (chunks,)."""
     EXCESS: tl.constexpr = 1 << BITS
     total = tl.sum(total, axis=2)
-    scales = scales.to(tl.float32)
+    scales, x_sum = scales.to(tl.float32), x_sum[:, None]
     if HAS_MINIMA:
-        return scales * (total - EXCESS * x_sum[None, :]) + minima.to(tl.float32) * x_sum[None, :]
+        return scales * (total - EXCESS * x_sum) + minima.to(tl.float32) * x_sum
     else:
-        return scales * (total - (EXCESS + EXCESS // 2) * x_sum[None, :])
+        return scales * (total - (EXCESS + EXCESS // 2) * x_sum)
 
 
 @triton.jit
 def quantized_row(
-    asked, x_ptr, weight, rows, up_weight, up_rows, mask_rows, norm_ptr, eps,
+    asked, x_ptr, weight, rows, up_weight, up_rows, mask_rows, norm_ptr, eps, exponent,
     K: tl.constexpr, BITS: tl.constexpr, GROUP: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
 ):  # fmt: skip
     """Products of a row of x with BLOCK_N rows of each weight, (1, BLOCK_N) float32."""
     CHUNKS: tl.constexpr = BLOCK_K * BITS // 128
     FIELDS: tl.constexpr = 32 // BITS
     HAS_MINIMA: tl.constexpr = weight[2] is not None
-    (words, scales, minima), (up_words, up_scales, up_minima) = asked
-    acc = tl.zeros((BLOCK_N, CHUNKS), tl.float32)
-    up_acc = tl.zeros((BLOCK_N, CHUNKS), tl.float32)
+    first, second = asked
+    words, scales, minima = first
+    up_words, up_scales, up_minima = second
+    acc = tl.zeros((CHUNKS, BLOCK_N), tl.float32)
+    up_acc = tl.zeros((CHUNKS, BLOCK_N), tl.float32)
     squares = tl.zeros((CHUNKS, 4), tl.float32)
     within = tl.arange(0, CHUNKS)[:, None] * (4 * FIELDS) + tl.arange(0, 4)[None, :]
     for k in tl.static_range(0, K, BLOCK_K):
@@ -89,8 +96,8 @@ def quantized_row(
             words, scales, minima = chunks(weight, rows, mask_rows, k, K, BITS, GROUP, BLOCK_K)
             if up_weight is not None:
                 up_words, up_scales, up_minima = chunks(up_weight, up_rows, mask_rows, k, K, BITS, GROUP, BLOCK_K)
-        total = tl.zeros((BLOCK_N, CHUNKS, 4), tl.float32)
-        up_total = tl.zeros((BLOCK_N, CHUNKS, 4), tl.float32)
+        total = tl.zeros((CHUNKS, BLOCK_N, 4), tl.float32)
+        up_total = tl.zeros((CHUNKS, BLOCK_N, 4), tl.float32)
         x_sum = tl.zeros((CHUNKS, 4), tl.float32)
         for j in tl.static_range(FIELDS):
             offs_k = k + within + 4 * j
@@ -99,9 +106,9 @@ def quantized_row(
                 squares += x * x
                 x *= tl.load(norm_ptr + offs_k, mask=offs_k < K, other=0.0).to(tl.float32)
             x_sum += x
-            total += field(words, j, BITS) * x[None, :, :]
+            total += field(words, exponent, j, BITS) * x[:, None, :]
             if up_weight is not None:
-                up_total += field(up_words, j, BITS) * x[None, :, :]
+                up_total += field(up_words, exponent, j, BITS) * x[:, None, :]
         sums = tl.sum(x_sum, axis=1)
         acc += scaled(total, sums, scales, minima, HAS_MINIMA, BITS)
         if up_weight is not None:
@@ -109,7 +116,7 @@ def quantized_row(
     scale = 1.0
     if norm_ptr is not None:
         scale = tl.rsqrt(tl.sum(tl.sum(squares, axis=1), axis=0) / K + eps)
-    return (tl.sum(acc, axis=1) * scale)[None, :], (tl.sum(up_acc, axis=1) * scale)[None, :]
+    return (tl.sum(acc, axis=0) * scale)[None, :], (tl.sum(up_acc, axis=0) * scale)[None, :]
 
 
 @triton.jit
@@ -133,19 +140,19 @@ def some_words(
 
 
 @triton.jit
-def values(words, scales, minima, j: tl.constexpr, HAS_MINIMA: tl.constexpr, BITS: tl.constexpr):
+def values(words, scales, minima, exponent, j: tl.constexpr, HAS_MINIMA: tl.constexpr, BITS: tl.constexpr):
     """The weights of field j, float32."""
     EXCESS: tl.constexpr = 1 << BITS
     if HAS_MINIMA:
-        return (field(words, j, BITS) - EXCESS) * scales.to(tl.float32) + minima.to(tl.float32)
+        return (field(words, exponent, j, BITS) - EXCESS) * scales.to(tl.float32) + minima.to(tl.float32)
     else:
-        return (field(words, j, BITS) - (EXCESS + EXCESS // 2)) * scales.to(tl.float32)
+        return (field(words, exponent, j, BITS) - (EXCESS + EXCESS // 2)) * scales.to(tl.float32)
 
 
 @triton.jit
 def quantized_rows(
-    x_ptr, weight, rows, up_weight, up_rows, mask_rows, norm_ptr, eps, M, K: tl.constexpr, BITS: tl.constexpr,
-    GROUP: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
+    x_ptr, weight, rows, up_weight, up_rows, mask_rows, norm_ptr, eps, exponent, M, K: tl.constexpr,
+    BITS: tl.constexpr, GROUP: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
 ):  # fmt: skip
     """The same for up to BLOCK_M rows of x, (BLOCK_M, BLOCK_N): a product of matrices for each field."""
     FIELDS: tl.constexpr = 32 // BITS
@@ -171,10 +178,10 @@ def quantized_rows(
                 squares += x.to(tl.float32) * x.to(tl.float32)
                 # The norm's weight goes to the other factor: x times it may be too large for float16.
                 norm = tl.load(norm_ptr + offs_k, mask=offs_k < K, other=0.0).to(tl.float32)[None, :]
-            w = values(words, scales, minima, j, HAS_MINIMA, BITS) * norm
+            w = values(words, scales, minima, exponent, j, HAS_MINIMA, BITS) * norm
             acc = tl.dot(w.to(x.dtype), x.T, acc, input_precision="ieee")
             if up_weight is not None:
-                up = values(up_words, up_scales, up_minima, j, HAS_MINIMA, BITS) * norm
+                up = values(up_words, up_scales, up_minima, exponent, j, HAS_MINIMA, BITS) * norm
                 up_acc = tl.dot(up.to(x.dtype), x.T, up_acc, input_precision="ieee")
     y, up_y = acc, up_acc
     if norm_ptr is not None:
@@ -201,21 +208,35 @@ def ask_quantized(
 
 @triton.jit
 def quantized_products(
-    asked, x_ptr, weight, rows, up_weight, up_rows, mask_rows, norm_ptr, eps, M, K: tl.constexpr, BITS: tl.constexpr,
-    GROUP: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
+    asked, x_ptr, weight, rows, up_weight, up_rows, mask_rows, norm_ptr, eps, exponent, M, K: tl.constexpr,
+    BITS: tl.constexpr, GROUP: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
 ):  # fmt: skip
     if BLOCK_M == 1:
         return quantized_row(
-            asked, x_ptr, weight, rows, up_weight, up_rows, mask_rows, norm_ptr, eps, K, BITS, GROUP, BLOCK_N, BLOCK_K
+            asked,
+            x_ptr,
+            weight,
+            rows,
+            up_weight,
+            up_rows,
+            mask_rows,
+            norm_ptr,
+            eps,
+            exponent,
+            K,
+            BITS,
+            GROUP,
+            BLOCK_N,
+            BLOCK_K,
         )
     else:
         return quantized_rows(
-            x_ptr, weight, rows, up_weight, up_rows, mask_rows, norm_ptr, eps, M, K, BITS, GROUP, BLOCK_M, BLOCK_N,
-            BLOCK_K,
+            x_ptr, weight, rows, up_weight, up_rows, mask_rows, norm_ptr, eps, exponent, M, K, BITS, GROUP,
+            BLOCK_M, BLOCK_N, BLOCK_K,
         )  # fmt: skip
 
 
-@triton.jit(do_not_specialize=["M"])
+@triton.jit(do_not_specialize=["M", "exponent"])
 def quantized_linear_kernel(
     y_ptr,
     x_ptr,
@@ -231,6 +252,7 @@ def quantized_linear_kernel(
     M,
     N,
     eps,
+    exponent,
     K: tl.constexpr,
     BITS: tl.constexpr,
     GROUP: tl.constexpr,
@@ -248,13 +270,13 @@ def quantized_linear_kernel(
     asked = ask_quantized(weight, offs_n, up_weight, offs_n, mask_n, K, BITS, GROUP, BLOCK_M, BLOCK_K)
     wait_and_let_in(PDL, BLOCK_M == 1)
     y, up = quantized_products(
-        asked, x_ptr, weight, offs_n, up_weight, offs_n, mask_n, norm_ptr, eps, M, K, BITS, GROUP, BLOCK_M, BLOCK_N,
-        BLOCK_K,
+        asked, x_ptr, weight, offs_n, up_weight, offs_n, mask_n, norm_ptr, eps, exponent, M, K, BITS, GROUP,
+        BLOCK_M, BLOCK_N, BLOCK_K,
     )  # fmt: skip
     finish(y_ptr, y, up, offs_n, mask_n, up_packed_ptr, bias_ptr, residual_ptr, M, N, BLOCK_M)
 
 
-@triton.jit(do_not_specialize=["M"])
+@triton.jit(do_not_specialize=["M", "exponent"])
 def quantized_qkv_kernel(
     q_ptr,
     k_cache_ptr,
@@ -278,6 +300,7 @@ def quantized_qkv_kernel(
     q_heads,
     kv_heads,
     eps,
+    exponent,
     K: tl.constexpr,
     HALF: tl.constexpr,
     BITS: tl.constexpr,
@@ -300,8 +323,8 @@ def quantized_qkv_kernel(
             tl.extra.cuda.gdc_launch_dependents()
     position, mask, angles = newest(lengths_ptr, cos_ptr, sin_ptr, mask_n, offs_d, M, HALF, BLOCK_M)
     low, high = quantized_products(
-        asked, x_ptr, weight, rows, weight, rows + HALF, mask_n, norm_ptr, eps, M, K, BITS, GROUP, BLOCK_M, BLOCK_N,
-        BLOCK_K,
+        asked, x_ptr, weight, rows, weight, rows + HALF, mask_n, norm_ptr, eps, exponent, M, K, BITS, GROUP,
+        BLOCK_M, BLOCK_N, BLOCK_K,
     )  # fmt: skip
     if bias_ptr is not None:
         low += tl.load(bias_ptr + rows, mask=mask_n, other=0.0).to(tl.float32)[None, :]
@@ -399,8 +422,8 @@ def quantized_linear(
         tile = tiles.quantized_linear(M, N, K, 1 if up_weight is None else 2, weight.bits, x.dtype, x.device)
         up = (None, None, None) if up_weight is None else up_weight.tensors
         quantized_linear_kernel[(triton.cdiv(N, tile["BLOCK_N"]),)](
-            y, x, norm_weight, *weight.tensors, *up, bias, residual, M, N, eps, K, weight.bits, weight.group_size,
-            **tiles.dependent(x.device), **tile,
+            y, x, norm_weight, *weight.tensors, *up, bias, residual, M, N, eps, exponent_bits(weight),
+            K, weight.bits, weight.group_size, **tiles.dependent(x.device), **tile,
         )  # fmt: skip
     return y
 
@@ -432,8 +455,8 @@ def quantized_qkv(
     if tiles.fuses_qkv(batch):
         tile = tiles.quantized_linear(batch, pairs, K, 2, weight.bits, x.dtype, x.device)
         quantized_qkv_kernel[(triton.cdiv(pairs, tile["BLOCK_N"]),)](
-            q, k_cache, v_cache, x, norm_weight, *weight.tensors, bias, *after, K, head_dim // 2, weight.bits,
-            weight.group_size, **tiles.dependent(x.device), **tile,
+            q, k_cache, v_cache, x, norm_weight, *weight.tensors, bias, *after, exponent_bits(weight),
+            K, head_dim // 2, weight.bits, weight.group_size, **tiles.dependent(x.device), **tile,
         )  # fmt: skip
     else:
         x = quantized_linear(x, weight, bias, norm_weight, eps)
@@ -463,6 +486,11 @@ def dequantize(weight: QuantizedWeight, dtype: torch.dtype) -> torch.Tensor:
     return y
 
 
+def exponent_bits(weight: QuantizedWeight) -> int:
+    """See :func:`field`: the bits of float32's 2^bits."""
+    return (127 + weight.bits) << 23
+
+
 def check_weight(op: str, weight: QuantizedWeight, x: torch.Tensor) -> None:
     """Raise unless its tensors are what :class:`QuantizedWeight` says, contiguous and beside x."""
     N, K = weight.shape
@@ -476,7 +504,7 @@ def check_weight(op: str, weight: QuantizedWeight, x: torch.Tensor) -> None:
     for name, t, dtype in zip(
         ("packed", "scales", "minima"), weight.tensors, (torch.int32, torch.float16, torch.float16), strict=True
     ):
-        if t is None and name == "minima":
+        if t is None:  # minima
             continue
         if t.dtype is not dtype:
             raise TypeError(f"{op}: weight's {name} is {t.dtype}; needed: {dtype}")
