@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from pytriton_llama.errors import LlamaError
+from pytriton_llama.llama.scheme import KEY, Scheme
 from pytriton_llama.llama.values import flag, positive, read_json, shown, size, token_ids
 
 # More than any published Llama has. The tables of a model's tensors and of its angles grow with these two, whatever the
@@ -22,7 +23,6 @@ _ARCHITECTURES = {"llama": "LlamaForCausalLM", "mistral": "MistralForCausalLM"}
 # Keys of Llama's relatives that change the computation, with the values that leave it as Llama's.
 _NEUTRAL: dict[str, tuple[Any, ...]] = {
     "hidden_act": ("silu",),
-    "quantization_config": (None,),
     "compression_config": (None,),
     "layer_types": (None,),
     "partial_rotary_factor": (None, 1),
@@ -70,6 +70,7 @@ class LlamaConfig:
 
     ``max_position_embeddings`` is the longest text; that of dynamic scaling is its factor times the file's value.
     ``sliding_window``: token i sees token j where 0 ≤ i − j < sliding_window; None: all before it.
+    ``quantization``: None where all weights are floating point.
     """
 
     vocab_size: int
@@ -90,6 +91,7 @@ class LlamaConfig:
     eos_token_ids: tuple[int, ...]
     sliding_window: int | None
     torch_dtype: str | None
+    quantization: Scheme | None
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> "LlamaConfig":
@@ -97,7 +99,7 @@ class LlamaConfig:
         _refuse_relatives(values)
         mistral = values["model_type"] == "mistral"
         vocab_size = size(values, "vocab_size")
-        hidden_size = size(values, "hidden_size")
+        hidden_size, intermediate_size = size(values, "hidden_size"), size(values, "intermediate_size")
         heads = size(values, "num_attention_heads")
         # Where transformers' defaults differ, Mistral's are those of its first model.
         kv_heads = size(values, "num_key_value_heads", 8 if mistral else heads)
@@ -127,7 +129,7 @@ class LlamaConfig:
         return cls(
             vocab_size=vocab_size,
             hidden_size=hidden_size,
-            intermediate_size=size(values, "intermediate_size"),
+            intermediate_size=intermediate_size,
             num_hidden_layers=size(values, "num_hidden_layers", most=_MAX_LAYERS),
             num_attention_heads=heads,
             num_key_value_heads=kv_heads,
@@ -143,6 +145,7 @@ class LlamaConfig:
             eos_token_ids=token_ids(values.get("eos_token_id", 2), "eos_token_id", vocab_size),
             sliding_window=None if window is None else size({"sliding_window": window}, "sliding_window"),
             torch_dtype=None if dtype is None else str(dtype),
+            quantization=Scheme.from_dict(values.get(KEY), (hidden_size, heads * head_dim, intermediate_size)),
         )
 
     @classmethod

@@ -14,7 +14,7 @@ from transformers.modeling_gguf_pytorch_utils import load_gguf_checkpoint
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
 from pytriton_llama.errors import LlamaError
-from pytriton_llama.llama import checkpoint, fetch, gguf, tokenizer
+from pytriton_llama.llama import checkpoint, fetch, gguf, gguf_weights, shards, tokenizer
 from pytriton_llama.llama.config import LlamaConfig, RopeScaling
 
 HEADS, KV_HEADS, HEAD_DIM, HIDDEN, INTER, VOCAB = 16, 8, 16, 256, 512, 260  # K-quants have blocks of 256
@@ -171,7 +171,7 @@ def test_every_type_equals_gguf_s_own_values(kind, tmp_path, monkeypatch):
         expected.append(dequantize(raw, kind))
         return raw, kind
 
-    monkeypatch.setattr(gguf, "_ROWS", 100)  # no divisor of anything
+    monkeypatch.setattr(gguf_weights, "_ROWS", 100)  # no divisor of anything
     out = load_file(convert(tmp_path, encode=encode) / "model.safetensors")
     matrices = [name for name, tensor in tiny_weights().items() if tensor.dim() == 2]
     for name, values in zip(matrices, expected, strict=True):
@@ -193,7 +193,7 @@ def test_biases(tmp_path):
 
 def test_several_files_of_weights(tmp_path, monkeypatch):
     """Catches a shard lost, one larger than said, and an index that transformers does not read."""
-    monkeypatch.setattr(gguf, "_SHARD_BYTES", 500_000)
+    monkeypatch.setattr(shards, "SHARD_BYTES", 500_000)
     weights = tiny_weights(tied=False)
     out = convert(tmp_path, weights=weights)
     files = list(out.glob("*.safetensors"))
