@@ -8,6 +8,7 @@ import sys
 import time
 import warnings
 from dataclasses import asdict
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NoReturn
 
@@ -27,6 +28,15 @@ app = typer.Typer(
     help="A Llama that runs on Triton kernels.",
 )
 
+
+class Method(StrEnum):
+    """How ``quantize`` chooses the range of a group of weights."""
+
+    clip = "clip"
+    round = "round"
+
+
+Folder = Annotated[Path | None, typer.Argument(help="A new folder; default: in the cache.")]
 Model = Annotated[str, typer.Option(help="A checkpoint's folder, or a name that fetch knows.")]
 Kernels = Annotated[str, typer.Option(help="auto, triton (interpreted on a CPU) or torch (the oracle).")]
 Device = Annotated[str | None, typer.Option(help="cuda or cpu; default: where kernels run.")]
@@ -56,12 +66,35 @@ def fetch(
 @app.command("import")
 def import_(
     file: Annotated[Path, typer.Argument(help="A GGUF file of the llama architecture.")],
-    folder: Annotated[Path | None, typer.Argument(help="A new folder; default: in the cache.")] = None,
+    folder: Folder = None,
+    keep_quantized: Annotated[
+        bool, typer.Option("--keep-quantized", help="Q4_0, Q4_1 and Q8_0 stay as they are: the model runs on them.")
+    ] = False,
 ) -> None:
     """Make a folder in Hugging Face's layout, in bf16, of a GGUF file; print it."""
     from pytriton_llama.llama.fetch import import_gguf
 
-    print(import_gguf(file, folder, progress=_say))
+    print(import_gguf(file, folder, _say, keep_quantized))
+
+
+@app.command()
+def quantize(
+    model: Annotated[str, typer.Argument(help="A checkpoint's folder, a GGUF file, or a name that fetch knows.")],
+    folder: Folder = None,
+    bits: Annotated[int, typer.Option(help="4 or 8; the embedding and lm_head always have 8.")] = 4,
+    group_size: Annotated[
+        int | None,
+        typer.Option(help="Weights that share a scale; default: in 4 bits the largest usual number, in 8 a row."),
+    ] = None,
+    minima: Annotated[bool, typer.Option(help="A group has a minimum beside its scale.")] = False,
+    method: Annotated[Method, typer.Option(help="clip: the ranges of least error; round: those of the weights.")] = (
+        Method.clip
+    ),
+) -> None:
+    """Make a folder of a model's weights in 4 or 8 bits; print it."""
+    from pytriton_llama.llama.fetch import quantize as quantize_model
+
+    print(quantize_model(model, folder, bits, group_size, minima, method == Method.clip, _say))
 
 
 @app.command()

@@ -65,28 +65,60 @@ def fetch(name: str, progress: Progress = lambda line: None) -> Path:
     return _make(cache_dir() / name.replace("/", "--"), lambda part: bring(part, progress))
 
 
-def import_gguf(file: Path, folder: Path | None = None, progress: Progress = lambda line: None) -> Path:
+def import_gguf(
+    file: Path, folder: Path | None = None, progress: Progress = lambda line: None, keep_quantized: bool = False
+) -> Path:
     """The folder of a GGUF file in Hugging Face's layout, made first where it is not there yet, whole or not at all.
 
-    ``folder``: by default one in the cache, named after the file; it is made anew when the file has changed. Raises
-    :class:`LlamaError`.
+    ``folder``: by default one in the cache, named after the file; it is made anew when the file has changed.
+    ``keep_quantized``: as ``gguf.convert`` has it. Raises :class:`LlamaError`.
     """
     from pytriton_llama.llama import gguf
 
     if not file.is_file():
         raise LlamaError(f"{file}: no such file")
     if folder is None:
-        state = file.stat()
-        version = f"{file.resolve()} {state.st_size} {state.st_mtime_ns}".encode()
-        folder = cache_dir() / f"{file.stem}-{hashlib.sha256(version).hexdigest()[:8]}"
+        folder = cache_dir() / f"{file.stem}-{'quantized-' if keep_quantized else ''}{_version(file)}"
     elif folder.exists():
         raise LlamaError(f"{folder}: exists already")
 
     def convert(part: Path) -> None:
-        progress(f"converting {file.name} to bf16 safetensors")
-        gguf.convert(file, part)
+        progress(f"converting {file.name} to {'quantized' if keep_quantized else 'bf16'} safetensors")
+        gguf.convert(file, part, keep_quantized, progress)
 
     return _make(folder, convert)
+
+
+def quantize(
+    path_or_name: str | Path,
+    folder: Path | None = None,
+    bits: int = 4,
+    group_size: int | None = None,
+    minima: bool = False,
+    clip: bool = True,
+    progress: Progress = lambda line: None,
+) -> Path:
+    """The folder of a model with its weights in fewer bits, made first where it is not there yet, whole or not at all.
+
+    ``folder``: by default one in the cache, named after model and options, and made anew when the model's files have
+    changed. What else: as ``quantize.quantize_folder`` has it. Raises :class:`LlamaError`.
+    """
+    from pytriton_llama.llama.quantize import quantize_folder
+
+    source = resolve(path_or_name)
+    if folder is None:
+        options = f"{bits}bit{f'-{group_size}' if group_size else ''}{'-minima' * minima}{'' if clip else '-round'}"
+        files = sorted(file for file in source.iterdir() if file.is_file())
+        folder = cache_dir() / f"{source.resolve().name}-{options}-{_version(*files)}"
+    elif folder.exists():
+        raise LlamaError(f"{folder}: exists already")
+    return _make(folder, lambda part: quantize_folder(source, part, bits, group_size, minima, clip, progress))
+
+
+def _version(*files: Path) -> str:
+    """A few letters that are others when a file has changed."""
+    states = [(str(file.resolve()), state.st_size, state.st_mtime_ns) for file in files for state in [file.stat()]]
+    return hashlib.sha256(repr(states).encode()).hexdigest()[:8]
 
 
 def _make(folder: Path, fill: Callable[[Path], object]) -> Path:

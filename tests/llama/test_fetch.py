@@ -62,7 +62,7 @@ def fake_conversion(monkeypatch, convert):
     monkeypatch.setattr(gguf, "convert", convert)
 
 
-def write_folder(file: Path, folder: Path):
+def write_folder(file: Path, folder: Path, *_):
     folder.mkdir()
     (folder / "config.json").write_text(file.read_text())
 
@@ -164,7 +164,7 @@ class TestDefaultModel:
     def test_interrupted_conversion_leaves_nothing(self, error, cache, monkeypatch):
         """Catches a half-written folder that the next start takes for the model."""
 
-        def convert(file, folder):
+        def convert(file, folder, *_):
             write_folder(file, folder)
             raise error
 
@@ -179,7 +179,7 @@ class TestDefaultModel:
         """Both convert, one folder is published. Catches a crash of the second, and its remains."""
         barrier = threading.Barrier(2, timeout=30)
 
-        def convert(file, folder):
+        def convert(file, folder, *_):
             write_folder(file, folder)
             barrier.wait()
 
@@ -266,7 +266,7 @@ class TestImport:
     def test_interrupted_leaves_nothing(self, error, cache, tmp_path, monkeypatch):
         """Catches a half-written folder that the next start takes for the model, in the cache and elsewhere."""
 
-        def convert(file, folder):
+        def convert(file, folder, *_):
             write_folder(file, folder)
             raise error
 
