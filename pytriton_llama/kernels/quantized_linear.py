@@ -20,7 +20,15 @@ import triton.language as tl
 
 from pytriton_llama.kernels import tiles
 from pytriton_llama.kernels.arguments import check, need
-from pytriton_llama.kernels.decode_linear import check_qkv, decode_qkv_kernel, finish, newest, sizes, turn_and_store
+from pytriton_llama.kernels.decode_linear import (
+    check_qkv,
+    decode_qkv_kernel,
+    finish,
+    newest,
+    row_tile,
+    sizes,
+    turn_and_store,
+)
 from pytriton_llama.kernels.fused_ffn import swiglu
 from pytriton_llama.kernels.linear import linear, wait_and_let_in, wait_for_previous_kernel
 from pytriton_llama.kernels.quantized_weight import QuantizedWeight
@@ -42,25 +50,33 @@ def field(words, exponent, j: tl.constexpr, BITS: tl.constexpr):
 
 
 @triton.jit
-def chunks(weight, rows, mask_rows, k, K: tl.constexpr, BITS: tl.constexpr, GROUP: tl.constexpr, BLOCK_K: tl.constexpr):
-    """Words (chunks, rows, 4) of BLOCK_K weights of each row, and each chunk's scale and minimum (chunks, rows)."""
-    packed_ptr, scales_ptr, minima_ptr = weight
+def chunks(weight, rows, mask_rows, k, K: tl.constexpr, BITS: tl.constexpr, BLOCK_K: tl.constexpr):
+    """Words of BLOCK_K weights of each row, (chunks, rows, 4)."""
+    packed_ptr, _, _ = weight
     CHUNK: tl.constexpr = 128 // BITS
     # Chunks come first: then neighbouring threads have neighbouring chunks, as they have of x.
     offs_c = k // CHUNK + tl.arange(0, BLOCK_K // CHUNK)
-    mask = (offs_c < K // CHUNK)[:, None] & mask_rows[None, :]
     # 64-bit before they meet a stride: a vocabulary times a hidden size can pass 2³¹.
-    rows = rows.to(tl.int64)[None, :]
-    offs = rows * (K // CHUNK * 4) + offs_c[:, None] * 4
+    offs = rows.to(tl.int64)[None, :] * (K // CHUNK * 4) + offs_c[:, None] * 4
     ptrs = packed_ptr + offs[:, :, None] + tl.arange(0, 4)[None, None, :]
+    mask = (offs_c < K // CHUNK)[:, None, None] & mask_rows[None, :, None]
     # Nobody else reads it in this step: the cache is better kept for what is shared.
-    words = tl.load(ptrs, mask=mask[:, :, None], other=0, eviction_policy="evict_first")
-    groups = rows * (K // GROUP) + (offs_c * CHUNK // GROUP)[:, None]
-    scales = tl.load(scales_ptr + groups, mask=mask, other=0.0)
+    return tl.load(ptrs, mask=mask, other=0, eviction_policy="evict_first")
+
+
+@triton.jit
+def groups(weight, rows, mask_rows, k, K: tl.constexpr, BITS: tl.constexpr, GROUP: tl.constexpr, BLOCK_K: tl.constexpr):
+    """Each of those chunks' scale and minimum, (chunks, rows)."""
+    _, scales_ptr, minima_ptr = weight
+    CHUNK: tl.constexpr = 128 // BITS
+    offs_c = k // CHUNK + tl.arange(0, BLOCK_K // CHUNK)
+    offs = rows.to(tl.int64)[None, :] * (K // GROUP) + (offs_c * CHUNK // GROUP)[:, None]
+    mask = (offs_c < K // CHUNK)[:, None] & mask_rows[None, :]
+    scales = tl.load(scales_ptr + offs, mask=mask, other=0.0)
     minima = scales  # in the place of what there is not
     if minima_ptr is not None:
-        minima = tl.load(minima_ptr + groups, mask=mask, other=0.0)
-    return words, scales, minima
+        minima = tl.load(minima_ptr + offs, mask=mask, other=0.0)
+    return scales, minima
 
 
 @triton.jit
@@ -84,18 +100,19 @@ def quantized_row(
     CHUNKS: tl.constexpr = BLOCK_K * BITS // 128
     FIELDS: tl.constexpr = 32 // BITS
     HAS_MINIMA: tl.constexpr = weight[2] is not None
-    first, second = asked
-    words, scales, minima = first
-    up_words, up_scales, up_minima = second
+    HAS_UP: tl.constexpr = up_weight[0] is not None
+    words, scales, minima, up_words, up_scales, up_minima = asked
     acc = tl.zeros((CHUNKS, BLOCK_N), tl.float32)
     up_acc = tl.zeros((CHUNKS, BLOCK_N), tl.float32)
     squares = tl.zeros((CHUNKS, 4), tl.float32)
     within = tl.arange(0, CHUNKS)[:, None] * (4 * FIELDS) + tl.arange(0, 4)[None, :]
     for k in tl.static_range(0, K, BLOCK_K):
         if k > 0:
-            words, scales, minima = chunks(weight, rows, mask_rows, k, K, BITS, GROUP, BLOCK_K)
-            if up_weight is not None:
-                up_words, up_scales, up_minima = chunks(up_weight, up_rows, mask_rows, k, K, BITS, GROUP, BLOCK_K)
+            words = chunks(weight, rows, mask_rows, k, K, BITS, BLOCK_K)
+            scales, minima = groups(weight, rows, mask_rows, k, K, BITS, GROUP, BLOCK_K)
+            if HAS_UP:
+                up_words = chunks(up_weight, up_rows, mask_rows, k, K, BITS, BLOCK_K)
+                up_scales, up_minima = groups(up_weight, up_rows, mask_rows, k, K, BITS, GROUP, BLOCK_K)
         total = tl.zeros((CHUNKS, BLOCK_N, 4), tl.float32)
         up_total = tl.zeros((CHUNKS, BLOCK_N, 4), tl.float32)
         x_sum = tl.zeros((CHUNKS, 4), tl.float32)
@@ -107,11 +124,11 @@ def quantized_row(
                 x *= tl.load(norm_ptr + offs_k, mask=offs_k < K, other=0.0).to(tl.float32)
             x_sum += x
             total += field(words, exponent, j, BITS) * x[:, None, :]
-            if up_weight is not None:
+            if HAS_UP:
                 up_total += field(up_words, exponent, j, BITS) * x[:, None, :]
         sums = tl.sum(x_sum, axis=1)
         acc += scaled(total, sums, scales, minima, HAS_MINIMA, BITS)
-        if up_weight is not None:
+        if HAS_UP:
             up_acc += scaled(up_total, sums, up_scales, up_minima, HAS_MINIMA, BITS)
     scale = 1.0
     if norm_ptr is not None:
@@ -120,69 +137,61 @@ def quantized_row(
 
 
 @triton.jit
-def some_words(
-    weight, rows, mask_rows, k, K: tl.constexpr, BITS: tl.constexpr, GROUP: tl.constexpr, BLOCK_K: tl.constexpr
-):
-    """Words of BLOCK_K weights of each row, and each word's scale and minimum, (rows, words)."""
-    packed_ptr, scales_ptr, minima_ptr = weight
+def values(words, scales, minima, HAS_MINIMA: tl.constexpr, BITS: tl.constexpr):
+    """The weights themselves, float32 (rows, all of a row's chunks)."""
     FIELDS: tl.constexpr = 32 // BITS
-    offs_w = k // FIELDS + tl.arange(0, BLOCK_K // FIELDS)
-    mask = mask_rows[:, None] & (offs_w < K // FIELDS)[None, :]
-    rows = rows.to(tl.int64)[:, None]
-    ptrs = packed_ptr + rows * (K // FIELDS) + offs_w[None, :]
-    words = tl.load(ptrs, mask=mask, other=0, eviction_policy="evict_first")
-    groups = rows * (K // GROUP) + (offs_w * FIELDS // GROUP)[None, :]
-    scales = tl.load(scales_ptr + groups, mask=mask, other=0.0)
-    minima = scales
-    if minima_ptr is not None:
-        minima = tl.load(minima_ptr + groups, mask=mask, other=0.0)
-    return words, scales, minima
-
-
-@triton.jit
-def values(words, scales, minima, exponent, j: tl.constexpr, HAS_MINIMA: tl.constexpr, BITS: tl.constexpr):
-    """The weights of field j, float32."""
-    EXCESS: tl.constexpr = 1 << BITS
+    shifts = BITS * tl.arange(0, FIELDS)[None, None, :, None]
+    q = (words[:, :, None, :] >> shifts) & ((1 << BITS) - 1)
+    scales = scales.to(tl.float32)[:, :, None, None]
     if HAS_MINIMA:
-        return (field(words, exponent, j, BITS) - EXCESS) * scales.to(tl.float32) + minima.to(tl.float32)
+        w = q.to(tl.float32) * scales + minima.to(tl.float32)[:, :, None, None]
     else:
-        return (field(words, exponent, j, BITS) - (EXCESS + EXCESS // 2)) * scales.to(tl.float32)
+        w = (q - (1 << BITS) // 2).to(tl.float32) * scales
+    return tl.reshape(tl.permute(w, (1, 0, 2, 3)), (w.shape[1], w.shape[0] * FIELDS * 4))
 
 
 @triton.jit
 def quantized_rows(
-    x_ptr, weight, rows, up_weight, up_rows, mask_rows, norm_ptr, eps, exponent, M, K: tl.constexpr,
-    BITS: tl.constexpr, GROUP: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
+    x_ptr, weight, rows, up_weight, up_rows, mask_rows, norm_ptr, eps, M, K: tl.constexpr, BITS: tl.constexpr,
+    GROUP: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
 ):  # fmt: skip
-    """The same for up to BLOCK_M rows of x, (BLOCK_M, BLOCK_N): a product of matrices for each field."""
-    FIELDS: tl.constexpr = 32 // BITS
-    WORDS: tl.constexpr = BLOCK_K // FIELDS
+    """The same for up to BLOCK_M rows of x, (BLOCK_M, BLOCK_N), on tensor cores."""
     HAS_MINIMA: tl.constexpr = weight[2] is not None
+    HAS_UP: tl.constexpr = up_weight[0] is not None
     offs_m = tl.arange(0, BLOCK_M)
-    offs_w = tl.arange(0, WORDS)
-    within = offs_w // 4 * (4 * FIELDS) + offs_w % 4
+    x_ptrs = x_ptr + offs_m[:, None] * K + tl.arange(0, BLOCK_K)[None, :]
     # As linear's SWAP: the weight's rows on the left, x's, padded to BLOCK_M, on the right.
     acc = tl.zeros((BLOCK_N, BLOCK_M), tl.float32)
     up_acc = tl.zeros((BLOCK_N, BLOCK_M), tl.float32)
-    squares = tl.zeros((BLOCK_M, WORDS), tl.float32)
+    squares = tl.zeros((BLOCK_M, BLOCK_K), tl.float32)
+    # Triton's pipeline takes loads of at least 4 bytes a thread: the smaller ones are made a step ahead by hand.
+    scales, minima = groups(weight, rows, mask_rows, 0, K, BITS, GROUP, BLOCK_K)
+    up_scales, up_minima = scales, minima
+    if HAS_UP:
+        up_scales, up_minima = groups(up_weight, up_rows, mask_rows, 0, K, BITS, GROUP, BLOCK_K)
+    norm = 1.0
+    if norm_ptr is not None:
+        norm = row_tile(norm_ptr, 0, K, BLOCK_K).to(tl.float32)[None, :]
     for k in range(0, K, BLOCK_K):
-        words, scales, minima = some_words(weight, rows, mask_rows, k, K, BITS, GROUP, BLOCK_K)
-        if up_weight is not None:
-            up_words, up_scales, up_minima = some_words(up_weight, up_rows, mask_rows, k, K, BITS, GROUP, BLOCK_K)
-        for j in tl.static_range(FIELDS):
-            offs_k = k + within + 4 * j
-            mask = (offs_m < M)[:, None] & (offs_k < K)[None, :]
-            x = tl.load(x_ptr + offs_m[:, None] * K + offs_k[None, :], mask=mask, other=0.0)
-            norm = 1.0
-            if norm_ptr is not None:
-                squares += x.to(tl.float32) * x.to(tl.float32)
-                # The norm's weight goes to the other factor: x times it may be too large for float16.
-                norm = tl.load(norm_ptr + offs_k, mask=offs_k < K, other=0.0).to(tl.float32)[None, :]
-            w = values(words, scales, minima, exponent, j, HAS_MINIMA, BITS) * norm
-            acc = tl.dot(w.to(x.dtype), x.T, acc, input_precision="ieee")
-            if up_weight is not None:
-                up = values(up_words, up_scales, up_minima, exponent, j, HAS_MINIMA, BITS) * norm
-                up_acc = tl.dot(up.to(x.dtype), x.T, up_acc, input_precision="ieee")
+        offs_k = k + tl.arange(0, BLOCK_K)
+        x = tl.load(x_ptrs + k, mask=(offs_m < M)[:, None] & (offs_k < K)[None, :], other=0.0)
+        words = chunks(weight, rows, mask_rows, k, K, BITS, BLOCK_K)
+        next_scales, next_minima = groups(weight, rows, mask_rows, k + BLOCK_K, K, BITS, GROUP, BLOCK_K)
+        if norm_ptr is not None:
+            next_norm = row_tile(norm_ptr, k + BLOCK_K, K, BLOCK_K).to(tl.float32)[None, :]
+        w = values(words, scales, minima, HAS_MINIMA, BITS)
+        # The norm's weight goes to this factor: x times it may be too large for float16.
+        acc = tl.dot((w * norm).to(x.dtype), x.T, acc, input_precision="ieee")
+        if HAS_UP:
+            up_words = chunks(up_weight, up_rows, mask_rows, k, K, BITS, BLOCK_K)
+            next_up_scales, next_up_minima = groups(up_weight, up_rows, mask_rows, k + BLOCK_K, K, BITS, GROUP, BLOCK_K)
+            up = values(up_words, up_scales, up_minima, HAS_MINIMA, BITS)
+            up_acc = tl.dot((up * norm).to(x.dtype), x.T, up_acc, input_precision="ieee")
+            up_scales, up_minima = next_up_scales, next_up_minima
+        scales, minima = next_scales, next_minima
+        if norm_ptr is not None:
+            squares += x.to(tl.float32) * x.to(tl.float32)
+            norm = next_norm
     y, up_y = acc, up_acc
     if norm_ptr is not None:
         scale = tl.rsqrt(tl.sum(squares, axis=1) / K + eps)[None, :]
@@ -197,13 +206,15 @@ def ask_quantized(
 ):  # fmt: skip
     """First chunks of both weights: they can be on their way before the previous kernel has finished."""
     if BLOCK_M == 1:
-        first = chunks(weight, rows, mask_rows, 0, K, BITS, GROUP, BLOCK_K)
-        second = first
-        if up_weight is not None:
-            second = chunks(up_weight, up_rows, mask_rows, 0, K, BITS, GROUP, BLOCK_K)
-        return first, second
+        words = chunks(weight, rows, mask_rows, 0, K, BITS, BLOCK_K)
+        scales, minima = groups(weight, rows, mask_rows, 0, K, BITS, GROUP, BLOCK_K)
+        up_words, up_scales, up_minima = words, scales, minima
+        if up_weight[0] is not None:
+            up_words = chunks(up_weight, up_rows, mask_rows, 0, K, BITS, BLOCK_K)
+            up_scales, up_minima = groups(up_weight, up_rows, mask_rows, 0, K, BITS, GROUP, BLOCK_K)
+        return words, scales, minima, up_words, up_scales, up_minima
     else:
-        return rows, rows  # nothing: a pipeline of tiles is too much to have before the wait
+        return rows, rows, rows, rows, rows, rows  # nothing: a pipeline of tiles is too much to have before the wait
 
 
 @triton.jit
@@ -231,7 +242,7 @@ def quantized_products(
         )
     else:
         return quantized_rows(
-            x_ptr, weight, rows, up_weight, up_rows, mask_rows, norm_ptr, eps, exponent, M, K, BITS, GROUP,
+            x_ptr, weight, rows, up_weight, up_rows, mask_rows, norm_ptr, eps, M, K, BITS, GROUP,
             BLOCK_M, BLOCK_N, BLOCK_K,
         )  # fmt: skip
 
@@ -264,9 +275,7 @@ def quantized_linear_kernel(
     offs_n = tl.program_id(0) * BLOCK_N + tl.arange(0, BLOCK_N)
     mask_n = offs_n < N
     weight = (packed_ptr, scales_ptr, minima_ptr)
-    up_weight = None
-    if up_packed_ptr is not None:
-        up_weight = (up_packed_ptr, up_scales_ptr, up_minima_ptr)
+    up_weight = (up_packed_ptr, up_scales_ptr, up_minima_ptr)
     asked = ask_quantized(weight, offs_n, up_weight, offs_n, mask_n, K, BITS, GROUP, BLOCK_M, BLOCK_K)
     wait_and_let_in(PDL, BLOCK_M == 1)
     y, up = quantized_products(

@@ -44,14 +44,15 @@ class Llama:
         kernels: str = "auto",
         progress: bool = False,
     ) -> Llama:
-        """Load a checkpoint in Hugging Face's layout.
+        """Load a checkpoint in Hugging Face's layout, its weights in floating point or as ``pytriton-llama quantize``
+        and ``import --keep-quantized`` pack them.
 
         Args:
             path_or_name: a folder, a GGUF file, or a name that ``pytriton-llama fetch`` knows; what is not in the cache
                 yet is brought there on first use.
             device: "cuda" or "cpu"; default: where the kernels run in this process.
             dtype: "float32", "float16" or "bfloat16"; default: bfloat16 on a GPU that has it, else float16 there,
-                float32 on a CPU.
+                float32 on a CPU. Packed weights stay packed; it is the type of all else.
             kernels: "triton" (compiled on a GPU, interpreted on a CPU), "torch" (the oracle in plain torch), or
                 "auto": Triton wherever this process can run it.
             progress: show a progress bar while weights load.
@@ -75,7 +76,8 @@ class Llama:
         kernels: str = "auto",
         seed: int = 0,
     ) -> Llama:
-        """A model of the given shape with random weights: for measuring, not for reading. It takes and gives token ids.
+        """A model of the given shape with random weights, packed ones where the config has a ``quantization_config`` as
+        ``pytriton-llama quantize`` writes it: for measuring, not for reading. It takes and gives token ids.
 
         Args:
             config: what a ``config.json`` says, the path of one or of its folder, or a shape's name: "llama-3.2-1b",
@@ -98,7 +100,8 @@ class Llama:
         parameters = sum(map(math.prod, checkpoint.expected_shapes(self.config).values()))
         kernels = "Triton" if self.model.ops is triton_kernels else "torch"
         dtype = str(self.model.dtype).removeprefix("torch.")
-        return f"Llama({self.name}: {parameters:,} parameters, {dtype} on {self.model.device}, kernels in {kernels})"
+        stored = f"{self.config.quantization}, computed in {dtype}" if self.config.quantization else dtype
+        return f"Llama({self.name}: {parameters:,} parameters, {stored} on {self.model.device}, kernels in {kernels})"
 
     @property
     def config(self) -> LlamaConfig:

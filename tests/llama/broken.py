@@ -1,6 +1,7 @@
 """Checkpoints that are wrong in one way each: by name, what spoils a good folder and what the error must say.
 
-A good folder is a tiny Llama's as transformers saves it, in one file or in shards, or holds a tiny GGUF file.
+A good folder is a tiny Llama's as transformers saves it, in one file or in shards, or as it is quantised then, or holds
+a tiny GGUF file.
 """
 
 import json
@@ -16,6 +17,7 @@ import transformers
 from gguf import GGMLQuantizationType
 from safetensors.torch import load_file, save_file
 
+from pytriton_llama.llama import fetch
 from tests.llama.test_gguf import METADATA, tiny_weights, write_tiny
 
 SINGLE, INDEX, GGUF = "model.safetensors", "model.safetensors.index.json", "model.gguf"
@@ -29,10 +31,9 @@ Cases = dict[str, tuple[Spoil, str]]
 def save_tiny(folder: Path, shard="1GB", dtype=torch.float32, **changes) -> dict[str, torch.Tensor]:
     """Save a random model; returns its state dict."""
     torch.manual_seed(len(str(folder)))
-    config = transformers.LlamaConfig(
-        vocab_size=80, hidden_size=48, intermediate_size=72, num_hidden_layers=3, num_attention_heads=4,
-        num_key_value_heads=2, head_dim=16, **changes,
-    )  # fmt: skip
+    sizes = {"vocab_size": 80, "hidden_size": 48, "intermediate_size": 72, "num_hidden_layers": 3}
+    sizes |= {"num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 16}
+    config = transformers.LlamaConfig(**sizes | changes)
     model = transformers.LlamaForCausalLM(config).to(dtype)
     with torch.no_grad():
         for parameter in model.parameters():
@@ -295,7 +296,51 @@ GGUFS: Cases = {
     ),
 }
 
-CASES: Cases = SAFETENSORS | SHARDED | CONFIG | GGUFS
+
+def put_parts(**parts: torch.Tensor | None) -> Spoil:
+    """Replace parts of the quantised Q (64, 64), which has 4 bits in groups of 32; None: it is missing."""
+
+    def change(tensors):
+        for part, tensor in parts.items():
+            del tensors[f"{Q}.{part}"]
+            tensors |= {} if tensor is None else {f"{Q}.{part}": tensor}
+
+    return resave(change)
+
+
+def scheme(**changes) -> Spoil:
+    return edit("config.json", lambda values: values["quantization_config"].update(changes))
+
+
+SCALES = torch.ones(64, 2).half()
+QUANTIZED: Cases = {
+    "three bits": (scheme(bits=3), "quantization_config: bits must be 4 or 8, got 3"),
+    "bits as text": (scheme(bits="4"), "quantization_config.bits must be a positive integer"),
+    "groups of 2^40": (scheme(group_size=2**40), "quantization_config.group_size must be at most"),
+    "groups of no row": (scheme(group_size=48), "quantization_config: group_size is 48, .* what works in 4 bits is 32"),
+    "minima as text": (scheme(minima="no"), "quantization_config.minima must be true or false"),
+    "another method": (scheme(quant_method="awq"), "quantization_config.quant_method = 'awq' is not supported"),
+    "no method": (scheme(quant_method=None), "quantization_config.quant_method = None is not supported"),
+    "scheme a list": (config(quantization_config=[4]), "quantization_config must be an object or null"),
+    "no scheme": (config(quantization_config=None), "unexpected tensor .*packed|tensors are missing"),
+    "packed rows of no bits": (put_parts(packed=torch.ones(64, 9).int()), rf"{Q}.packed has shape \(64, 9\)"),
+    "packed too few rows": (put_parts(packed=torch.ones(63, 8).int()), rf"{Q}.packed has shape \(63, 8\)"),
+    "packed without dimensions": (put_parts(packed=torch.tensor(1).int()), rf"{Q}.packed has shape \(\)"),
+    "packed as int64": (put_parts(packed=torch.ones(64, 8).long()), f"{Q}.packed is I64"),
+    "scales missing": (put_parts(scales=None), f"1 tensors are missing, the first is {Q}.scales"),
+    "scales of no groups": (put_parts(scales=torch.ones(64, 0).half()), f"{Q}.scales: .* are not 0 groups"),
+    "scales of three groups": (put_parts(scales=torch.ones(64, 3).half()), f"{Q}.scales: .* are not 3 groups"),
+    "scales of groups too small": (put_parts(scales=torch.ones(64, 4).half()), f"{Q}.scales: .* are not 4 groups"),
+    "scales without dimensions": (put_parts(scales=torch.tensor(1).half()), rf"{Q}.scales has shape \(\)"),
+    "scales as float32": (put_parts(scales=SCALES.float()), f"{Q}.scales is F32"),
+    "NaN scales": (put_parts(scales=SCALES * torch.nan), f"{Q}.scales holds NaN"),
+    "infinite minima": (put_parts(minima=SCALES * torch.inf), f"{Q}.minima holds NaN or infinite"),
+    "minima of other groups": (put_parts(minima=torch.ones(64, 1).half()), rf"{Q}.minima has shape \(64, 1\)"),
+    "a weight twice, packed and not": (put(Q, torch.ones(64, 64)), f"unexpected tensor {Q}"),
+    "a packed norm": (put(f"{NORM}.packed", torch.ones(64, 8).int()), f"unexpected tensor {NORM}.packed"),
+}
+
+CASES: Cases = SAFETENSORS | SHARDED | CONFIG | QUANTIZED | GGUFS
 
 
 def make(name: str, folder: Path) -> Path:
@@ -304,6 +349,10 @@ def make(name: str, folder: Path) -> Path:
     home.mkdir(parents=True)
     if name in GGUFS:
         write_tiny(home / GGUF, tiny_weights())
+    elif name in QUANTIZED:
+        save_tiny(folder / "plain", hidden_size=64, intermediate_size=96)
+        home.rmdir()
+        fetch.quantize(folder / "plain", home, 4, 32, minima=True)
     else:
         save_tiny(home, "20KB" if name in SHARDED else "1GB")
     CASES[name][0](home)

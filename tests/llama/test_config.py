@@ -170,6 +170,8 @@ def test_generation_config_wins_for_eos(generation, eos, tmp_path):
         {"rope_scaling": {"rope_type": "llama3", **LLAMA3, "high_freq_factor": 1.0}},
         {"rope_parameters": {"rope_type": "default", "partial_rotary_factor": 0.5}},
         {"quantization_config": {"quant_method": "gptq", "bits": 4}},
+        {"quantization_config": {"quant_method": "pytriton_llama", "bits": 4, "group_size": 40}},
+        {"quantization_config": "int8"},
         {"sliding_window": 4096},
         {"partial_rotary_factor": 0.5},
         {"rope_interleaved": True},
