@@ -235,10 +235,13 @@ def _parts(weight: str, shape: tuple[int, ...], headers: dict[str, _Header]) -> 
     groups = scales.shape[-1] if scales and scales.shape else 1
     if groups < 1 or columns % groups or columns // groups % (128 // bits):
         raise LlamaError(f"{packed.file}: {weight}.scales: {columns} weights in {bits} bits are not {groups} groups")
-    parts: list[_Part] = [(f"{weight}.packed", (rows, columns * bits // 32), ("I32",))]
-    for part in PARTS[1:]:
-        if part == "scales" or f"{weight}.{part}" in headers:
-            parts.append((f"{weight}.{part}", (rows, groups), ("F16",)))
+    numbers = (rows, groups), ("F16",)
+    parts: list[_Part] = [
+        (f"{weight}.packed", (rows, columns * bits // 32), ("I32",)),
+        (f"{weight}.scales", *numbers),
+    ]
+    if f"{weight}.minima" in headers:
+        parts.append((f"{weight}.minima", *numbers))
     return parts
 
 
