@@ -39,8 +39,10 @@ class Layer:
             return weights.pop(f"model.layers.{index}.{name}", None)  # only a bias may be missing
 
         def together(kind: str) -> Any:
-            parts = [take(f"self_attn.{p}_proj.{kind}") for p in "qkv"]
-            return None if parts[0] is None else _below_each_other(parts, self.input_layernorm.dtype)
+            parts = _of_one_form([take(f"self_attn.{p}_proj.{kind}") for p in "qkv"], self.input_layernorm.dtype)
+            if parts[0] is None:
+                return None
+            return join(parts) if isinstance(parts[0], QuantizedWeight) else torch.cat(parts)
 
         self.input_layernorm: torch.Tensor = take("input_layernorm.weight")
         # One product for q, k and v: one launch, and the narrow k and v share q's tiles.
@@ -49,20 +51,20 @@ class Layer:
         self.o_proj: Weight = take("self_attn.o_proj.weight")
         self.o_bias: torch.Tensor | None = take("self_attn.o_proj.bias")
         self.post_attention_layernorm: torch.Tensor = take("post_attention_layernorm.weight")
-        self.gate_proj: Weight = take("mlp.gate_proj.weight")
+        gated = [take(f"mlp.{p}_proj.weight") for p in ("gate", "up")]
+        self.gate_proj, self.up_proj = _of_one_form(gated, self.input_layernorm.dtype)
         self.gate_bias: torch.Tensor | None = take("mlp.gate_proj.bias")
-        self.up_proj: Weight = take("mlp.up_proj.weight")
         self.up_bias: torch.Tensor | None = take("mlp.up_proj.bias")
         self.down_proj: Weight = take("mlp.down_proj.weight")
         self.down_bias: torch.Tensor | None = take("mlp.down_proj.bias")
 
 
-def _below_each_other(parts: list[Any], dtype: torch.dtype) -> Weight:
-    """One tensor of several; packed if all are, in one form."""
-    packed = [part for part in parts if isinstance(part, QuantizedWeight)]
-    if len(packed) == len(parts) and len({part.form for part in packed}) == 1:
-        return join(packed)
-    return torch.cat([part.dequantize(dtype) if isinstance(part, QuantizedWeight) else part for part in parts])
+def _of_one_form(parts: list[Any], dtype: torch.dtype) -> list[Any]:
+    """Weights that one kernel reads together: as they are, or, where they are quantised differently, expanded."""
+    forms = {part.form if isinstance(part, QuantizedWeight) else None for part in parts}
+    if len(forms) == 1:
+        return parts
+    return [part.dequantize(dtype) if isinstance(part, QuantizedWeight) else part for part in parts]
 
 
 class LlamaModel:
