@@ -71,7 +71,7 @@ def import_(
         bool, typer.Option("--keep-quantized", help="Q4_0, Q4_1 and Q8_0 stay as they are: the model runs on them.")
     ] = False,
 ) -> None:
-    """Make a folder in Hugging Face's layout, in bf16, of a GGUF file; print it."""
+    """Make a folder in Hugging Face's layout, in bf16 or quantised as it is, of a GGUF file; print it."""
     from pytriton_llama.llama.fetch import import_gguf
 
     print(import_gguf(file, folder, _say, keep_quantized))

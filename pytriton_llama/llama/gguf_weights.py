@@ -35,7 +35,7 @@ _INNER = {
     "mlp.down_proj": "ffn_down",
 }
 ROPE_FREQS = "rope_freqs.weight"
-_ROWS = 4096  # converted at a time: a whole embedding in float32 takes gigabytes
+_ROWS = 512  # converted at a time: a whole embedding in float32 takes gigabytes
 _BLOCK = 32
 SCHEMES = {
     GGMLQuantizationType.Q4_0: Scheme(4, _BLOCK, False),

@@ -31,6 +31,18 @@ def test_the_default_model_s_own_file(smollm2, tmp_path):
     assert all(ours[name].equal(tensor) for name, tensor in theirs.items())
 
 
+def test_keep_quantized(smollm2, tmp_path):
+    """Catches an option that is dropped, bits that are expanded, and a program that cannot run them."""
+    file, cache = fetch.cache_dir() / f"{fetch.DEFAULT}.gguf", tmp_path / "cache"
+    done = run("import", "--keep-quantized", file, cache=cache)
+    (folder,) = cache.iterdir()
+    assert (done.returncode, done.stdout) == (0, f"{folder}\n"), done.stderr
+    assert done.stderr == f"converting {file.name} to quantized safetensors\n"
+    assert sum(f.stat().st_size for f in folder.glob("*.safetensors")) < file.stat().st_size < 1e8
+    question = ("chat", "What is the capital of France?", "--model", folder, "--kernels", "torch")
+    assert run(*question, cache=cache).stdout == "The capital of France is Paris.\n"
+
+
 @pytest.mark.parametrize("command", ["import", "generate"])
 def test_broken_files_end_in_one_line(command, tmp_path):
     """Catches a traceback, and remains in the cache."""

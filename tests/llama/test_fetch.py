@@ -254,6 +254,8 @@ class TestImport:
         assert first.parent == cache and first.name.startswith("a-")
         monkeypatch.setattr(gguf, "convert", lambda *_: pytest.fail("converted again"))
         assert fetch.resolve(str(file)) == first
+        with pytest.raises(pytest.fail.Exception, match="converted again"):  # not the same with its bits kept
+            fetch.import_gguf(file, keep_quantized=True)
         monkeypatch.setattr(gguf, "convert", write_folder)
         file.write_text("other")
         (tmp_path / "b").mkdir()
