@@ -25,7 +25,6 @@ from pytriton_llama.kernels.decode_linear import (
     decode_qkv_kernel,
     finish,
     newest,
-    row_tile,
     sizes,
     turn_and_store,
 )
@@ -137,66 +136,96 @@ def quantized_row(
 
 
 @triton.jit
-def values(words, scales, minima, HAS_MINIMA: tl.constexpr, BITS: tl.constexpr):
-    """The weights themselves, float32 (rows, all of a row's chunks)."""
+def some_words(weight, rows, mask_rows, k, K: tl.constexpr, BITS: tl.constexpr, BLOCK_K: tl.constexpr):
+    """Words of BLOCK_K weights of each row, (rows, words)."""
+    packed_ptr, _, _ = weight
     FIELDS: tl.constexpr = 32 // BITS
-    shifts = BITS * tl.arange(0, FIELDS)[None, None, :, None]
-    q = (words[:, :, None, :] >> shifts) & ((1 << BITS) - 1)
-    scales = scales.to(tl.float32)[:, :, None, None]
-    if HAS_MINIMA:
-        w = q.to(tl.float32) * scales + minima.to(tl.float32)[:, :, None, None]
-    else:
-        w = (q - (1 << BITS) // 2).to(tl.float32) * scales
-    return tl.reshape(tl.permute(w, (1, 0, 2, 3)), (w.shape[1], w.shape[0] * FIELDS * 4))
+    offs_w = k // FIELDS + tl.arange(0, BLOCK_K // FIELDS)
+    ptrs = packed_ptr + rows.to(tl.int64)[:, None] * (K // FIELDS) + offs_w[None, :]
+    mask = mask_rows[:, None] & (offs_w < K // FIELDS)[None, :]
+    return tl.load(ptrs, mask=mask, other=0, eviction_policy="evict_first")
+
+
+@triton.jit
+def groups_at(weight, rows, mask_rows, offs_k, K: tl.constexpr, GROUP: tl.constexpr):
+    """Scale and minimum of each row at each of ``offs_k``, (rows, len(offs_k))."""
+    _, scales_ptr, minima_ptr = weight
+    offs = rows.to(tl.int64)[:, None] * (K // GROUP) + (offs_k // GROUP)[None, :]
+    mask = mask_rows[:, None] & (offs_k < K)[None, :]
+    scales = tl.load(scales_ptr + offs, mask=mask, other=0.0)
+    minima = scales
+    if minima_ptr is not None:
+        minima = tl.load(minima_ptr + offs, mask=mask, other=0.0)
+    return scales, minima
+
+
+@triton.jit
+def add_products(
+    acc, x_ptrs, mask_m, words, scales, minima, offs_k, exponent, K: tl.constexpr, HAS_MINIMA: tl.constexpr,
+    BITS: tl.constexpr,
+):  # fmt: skip
+    """``acc`` + weight·xᵀ of a step, field by field.
+
+    Where the step is of one group, and its zero in the middle, what tensor cores multiply are integers, which 16 bits
+    hold exactly, and the sum is scaled; else it is weights.
+    """
+    ZERO: tl.constexpr = (1 << BITS) if HAS_MINIMA else 3 << (BITS - 1)
+    SCALE_SUM: tl.constexpr = scales.shape[1] == 1
+    y = acc
+    if SCALE_SUM:
+        y = tl.zeros(acc.shape, tl.float32)
+    for j in tl.static_range(32 // BITS):
+        x = tl.load(x_ptrs + 4 * j, mask=mask_m[:, None] & (offs_k + 4 * j < K)[None, :], other=0.0)
+        w = field(words, exponent, j, BITS) - ZERO
+        if not SCALE_SUM:
+            w *= scales.to(tl.float32)
+        if HAS_MINIMA:
+            w += minima.to(tl.float32)
+        y = tl.dot(w.to(x.dtype), x.T, y, input_precision="ieee")
+    if SCALE_SUM:
+        y = acc + y * scales.to(tl.float32)
+    return y
 
 
 @triton.jit
 def quantized_rows(
-    x_ptr, weight, rows, up_weight, up_rows, mask_rows, norm_ptr, eps, M, K: tl.constexpr, BITS: tl.constexpr,
+    x_ptr, weight, rows, up_weight, up_rows, mask_rows, exponent, M, K: tl.constexpr, BITS: tl.constexpr,
     GROUP: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
 ):  # fmt: skip
-    """The same for up to BLOCK_M rows of x, (BLOCK_M, BLOCK_N), on tensor cores."""
+    """The same for up to BLOCK_M rows of x, (BLOCK_M, BLOCK_N)."""
+    FIELDS: tl.constexpr = 32 // BITS
+    WORDS: tl.constexpr = BLOCK_K // FIELDS
     HAS_MINIMA: tl.constexpr = weight[2] is not None
     HAS_UP: tl.constexpr = up_weight[0] is not None
-    offs_m = tl.arange(0, BLOCK_M)
-    x_ptrs = x_ptr + offs_m[:, None] * K + tl.arange(0, BLOCK_K)[None, :]
+    offs_m, offs_w = tl.arange(0, BLOCK_M), tl.arange(0, WORDS)
+    mask_m = offs_m < M
+    # Of each chunk, the four numbers that field 0 of its words meets.
+    within = offs_w // 4 * (4 * FIELDS) + offs_w % 4
+    x_ptrs = x_ptr + offs_m[:, None] * K + within[None, :]
+    at = tl.arange(0, 1 if GROUP % BLOCK_K == 0 and not HAS_MINIMA else WORDS) * FIELDS
     # As linear's SWAP: the weight's rows on the left, x's, padded to BLOCK_M, on the right.
     acc = tl.zeros((BLOCK_N, BLOCK_M), tl.float32)
     up_acc = tl.zeros((BLOCK_N, BLOCK_M), tl.float32)
-    squares = tl.zeros((BLOCK_M, BLOCK_K), tl.float32)
-    # Triton's pipeline takes loads of at least 4 bytes a thread: the smaller ones are made a step ahead by hand.
-    scales, minima = groups(weight, rows, mask_rows, 0, K, BITS, GROUP, BLOCK_K)
+    # Triton's pipeline takes loads of at least 4 bytes a thread: scales are asked for a step ahead by hand.
+    scales, minima = groups_at(weight, rows, mask_rows, at, K, GROUP)
     up_scales, up_minima = scales, minima
     if HAS_UP:
-        up_scales, up_minima = groups(up_weight, up_rows, mask_rows, 0, K, BITS, GROUP, BLOCK_K)
-    norm = 1.0
-    if norm_ptr is not None:
-        norm = row_tile(norm_ptr, 0, K, BLOCK_K).to(tl.float32)[None, :]
+        up_scales, up_minima = groups_at(up_weight, up_rows, mask_rows, at, K, GROUP)
     for k in range(0, K, BLOCK_K):
-        offs_k = k + tl.arange(0, BLOCK_K)
-        x = tl.load(x_ptrs + k, mask=(offs_m < M)[:, None] & (offs_k < K)[None, :], other=0.0)
-        words = chunks(weight, rows, mask_rows, k, K, BITS, BLOCK_K)
-        next_scales, next_minima = groups(weight, rows, mask_rows, k + BLOCK_K, K, BITS, GROUP, BLOCK_K)
-        if norm_ptr is not None:
-            next_norm = row_tile(norm_ptr, k + BLOCK_K, K, BLOCK_K).to(tl.float32)[None, :]
-        w = values(words, scales, minima, HAS_MINIMA, BITS)
-        # The norm's weight goes to this factor: x times it may be too large for float16.
-        acc = tl.dot((w * norm).to(x.dtype), x.T, acc, input_precision="ieee")
-        if HAS_UP:
-            up_words = chunks(up_weight, up_rows, mask_rows, k, K, BITS, BLOCK_K)
-            next_up_scales, next_up_minima = groups(up_weight, up_rows, mask_rows, k + BLOCK_K, K, BITS, GROUP, BLOCK_K)
-            up = values(up_words, up_scales, up_minima, HAS_MINIMA, BITS)
-            up_acc = tl.dot((up * norm).to(x.dtype), x.T, up_acc, input_precision="ieee")
-            up_scales, up_minima = next_up_scales, next_up_minima
+        words = some_words(weight, rows, mask_rows, k, K, BITS, BLOCK_K)
+        next_scales, next_minima = groups_at(weight, rows, mask_rows, k + BLOCK_K + at, K, GROUP)
+        acc = add_products(
+            acc, x_ptrs + k, mask_m, words, scales, minima, k + within, exponent, K, HAS_MINIMA, BITS
+        )  # fmt: skip
         scales, minima = next_scales, next_minima
-        if norm_ptr is not None:
-            squares += x.to(tl.float32) * x.to(tl.float32)
-            norm = next_norm
-    y, up_y = acc, up_acc
-    if norm_ptr is not None:
-        scale = tl.rsqrt(tl.sum(squares, axis=1) / K + eps)[None, :]
-        y, up_y = y * scale, up_y * scale
-    return y.T, up_y.T
+        if HAS_UP:
+            words = some_words(up_weight, up_rows, mask_rows, k, K, BITS, BLOCK_K)
+            next_scales, next_minima = groups_at(up_weight, up_rows, mask_rows, k + BLOCK_K + at, K, GROUP)
+            up_acc = add_products(
+                up_acc, x_ptrs + k, mask_m, words, up_scales, up_minima, k + within, exponent, K, HAS_MINIMA, BITS
+            )
+            up_scales, up_minima = next_scales, next_minima
+    return acc.T, up_acc.T
 
 
 @triton.jit
@@ -242,7 +271,7 @@ def quantized_products(
         )
     else:
         return quantized_rows(
-            x_ptr, weight, rows, up_weight, up_rows, mask_rows, norm_ptr, eps, M, K, BITS, GROUP,
+            x_ptr, weight, rows, up_weight, up_rows, mask_rows, exponent, M, K, BITS, GROUP,
             BLOCK_M, BLOCK_N, BLOCK_K,
         )  # fmt: skip
 
@@ -420,15 +449,16 @@ def quantized_linear(
         need(alike, f"{op}: up_weight must be ({N}, {K}) in {weight.bits} bits, groups and minima as weight")
     for name, t in {"x": x, "bias": bias, "norm_weight": norm_weight, "residual": residual}.items():
         need(t is None or t.is_contiguous(), f"{op}: {name} must be contiguous")
+    if M > 1 and norm_weight is not None:
+        x, norm_weight = rms_norm(x, norm_weight, eps), None
     if M > tiles.QUANTIZED_ROWS:
-        n = x if norm_weight is None else rms_norm(x, norm_weight, eps)
         if up_weight is None:
-            return linear(n, dequantize(weight, x.dtype), bias, residual=residual)
-        y = swiglu(n, dequantize(weight, x.dtype), dequantize(up_weight, x.dtype))
+            return linear(x, dequantize(weight, x.dtype), bias, residual=residual)
+        y = swiglu(x, dequantize(weight, x.dtype), dequantize(up_weight, x.dtype))
         return y if residual is None else y + residual
     y = torch.empty(out_shape, dtype=x.dtype, device=x.device)
     if y.numel():
-        tile = tiles.quantized_linear(M, N, K, 1 if up_weight is None else 2, weight.bits, x.dtype, x.device)
+        tile = tiles.quantized_linear(M, N, K, 1 if up_weight is None else 2, weight, x.dtype)
         up = (None, None, None) if up_weight is None else up_weight.tensors
         quantized_linear_kernel[(triton.cdiv(N, tile["BLOCK_N"]),)](
             y, x, norm_weight, *weight.tensors, *up, bias, residual, M, N, eps, exponent_bits(weight),
@@ -441,7 +471,7 @@ def quantized_qkv(
     x: torch.Tensor,
     weight: QuantizedWeight,
     bias: torch.Tensor | None,
-    norm_weight: torch.Tensor,
+    norm_weight: torch.Tensor | None,
     eps: float,
     cos: torch.Tensor,
     sin: torch.Tensor,
@@ -462,10 +492,12 @@ def quantized_qkv(
     after = (cos, sin, lengths, *strides, batch, heads, kv_heads, eps)
     pairs = weight.shape[0] // 2
     if tiles.fuses_qkv(batch):
-        tile = tiles.quantized_linear(batch, pairs, K, 2, weight.bits, x.dtype, x.device)
+        if batch > 1:
+            x, norm_weight = rms_norm(x, norm_weight, eps), None
+        tile = tiles.quantized_linear(batch, pairs, K, 2, weight, x.dtype)
         quantized_qkv_kernel[(triton.cdiv(pairs, tile["BLOCK_N"]),)](
-            q, k_cache, v_cache, x, norm_weight, *weight.tensors, bias, *after, exponent_bits(weight),
-            K, head_dim // 2, weight.bits, weight.group_size, **tiles.dependent(x.device), **tile,
+            q, k_cache, v_cache, x, norm_weight, *weight.tensors, bias, *after, exponent_bits(weight), K,
+            head_dim // 2, weight.bits, weight.group_size, **tiles.dependent(x.device), **tile,
         )  # fmt: skip
     else:
         x = quantized_linear(x, weight, bias, norm_weight, eps)

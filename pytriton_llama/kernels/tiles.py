@@ -13,6 +13,7 @@ import math
 import torch
 import triton
 
+from pytriton_llama.kernels.quantized_weight import QuantizedWeight
 from pytriton_llama.runtime import capability, has_tma, interpreted
 
 # Elements of an interpreted program's tile of rows, and of a weight's (Triton allows 2²⁰).
@@ -428,15 +429,19 @@ def qkv_without_products(M: int, N: int) -> dict:
 QUANTIZED_ROWS = 64
 
 
+def quantized_linear(M: int, N: int, K: int, weights: int, weight: QuantizedWeight, dtype: torch.dtype) -> dict:
+    """As :func:`decode_linear`'s, of weights in ``weight``'s form."""
+    return _quantized_linear(M, N, K, weights, weight.bits, dtype, weight.device)
+
+
 @functools.lru_cache(4096)
-def quantized_linear(M: int, N: int, K: int, weights: int, bits: int, dtype: torch.dtype, device: torch.device) -> dict:
-    """As :func:`decode_linear`'s, of weights in so many bits."""
+def _quantized_linear(M, N, K, weights, bits, dtype, device) -> dict:
     whole = triton.next_power_of_2(K)
+    BLOCK_M = max(16, triton.next_power_of_2(M))
     if interpreted():
-        tile = _interpreted_decode(M, N, max(K, 128))
-        return {name: tile[name] for name in ("BLOCK_M", "BLOCK_N", "BLOCK_K")}
+        tile = _interpreted_decode(M, N, max(K, 16 * 32 // bits))
+        return {name: 1 if M == 1 and name == "BLOCK_M" else tile[name] for name in ("BLOCK_M", "BLOCK_N", "BLOCK_K")}
     if M > 1:
-        BLOCK_M = max(16, triton.next_power_of_2(M))
         return {"BLOCK_M": BLOCK_M, "BLOCK_N": 64, "BLOCK_K": 128, "num_warps": 4, "num_stages": 3}
     BLOCK_N, BLOCK_K, num_warps = 4, min(4096, whole), 4
     return {"BLOCK_M": 1, "BLOCK_N": BLOCK_N, "BLOCK_K": BLOCK_K, "num_warps": num_warps}
