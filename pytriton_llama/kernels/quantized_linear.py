@@ -5,10 +5,10 @@
     x: (M, K)   W, U: QuantizedWeight of (N, K)   residual, y: (M, N)
 
 Weights become numbers in registers only. One row of x (M = 1) is :mod:`decode_linear`'s sum, a chunk of 16 bytes a
-thread. A field moves to the top of a float's mantissa, and a constant exponent turns it into 2^bits + q: two
-instructions, and no conversion. What is too much in that is the same multiple of the sum of x for every row, taken off
-once a chunk, with the group's scale. Up to 64 rows are multiplied by tensor cores, field by field. More are worth a
-weight in x's dtype, written out once for :mod:`linear`, whose tensor cores have no time to unpack.
+thread. A field moves into a float's mantissa, and a constant exponent turns it into a power of two + q: no conversion.
+What is too much in that is the same multiple of the sum of x for every row, taken off once a chunk, with the group's
+scale. Up to 64 rows are multiplied by tensor cores, field by field. More are worth a weight in x's dtype, written out
+once for :mod:`linear`, whose tensor cores have no time to unpack.
 
 The integers in a float's mantissa: Kim et al., "Who says elephants can't run: bringing large scale MoE models into
 cloud scale production", 2022 (arXiv:2211.10017).
@@ -33,19 +33,31 @@ from pytriton_llama.kernels.linear import linear, wait_and_let_in, wait_for_prev
 from pytriton_llama.kernels.quantized_weight import QuantizedWeight
 from pytriton_llama.kernels.rms_norm import rms_norm
 
+EXPONENT = (127 + 8) << 23  # the bits of float32's 2^8, see field
+
 
 @triton.jit
 def field(words, exponent, j: tl.constexpr, BITS: tl.constexpr):
-    """Field j of each word as float32, 2^BITS too large.
+    """Field j of each word as float32, :func:`excess` too large.
 
-    As a float's top mantissa bits q says 1 + q / 2^BITS, which the exponent multiplies by 2^BITS. The exponent's bits
+    As mantissa bits below an exponent q says 2^e + q. Fields of 4 bits stay in pairs, one above the other, so that two
+    share a shift: the upper one has 2^4 + q, the lower one 2^8 + q, as one of 8 bits has. The exponent's bits (2^8's)
     come as an argument, since one instruction can "and" with one constant and "or" with a register, not with another
     constant.
     """
+    LAST: tl.constexpr = j | (8 // BITS - 1)
     TOP: tl.constexpr = 23 - BITS
-    moved = words << (TOP - BITS * j) if BITS * j <= TOP else words >> (BITS * j - TOP)
-    bits = (moved & (((1 << BITS) - 1) << TOP)) | exponent
+    moved = words << (TOP - BITS * LAST) if BITS * LAST <= TOP else words >> (BITS * LAST - TOP)
+    FIRST_BIT: tl.constexpr = TOP - BITS * (LAST - j)
+    bits = (moved & (((1 << BITS) - 1) << FIRST_BIT)) | (exponent - ((FIRST_BIT - 15) << 23))
     return bits.to(tl.float32, bitcast=True)
+
+
+@triton.jit
+def excess(j: tl.constexpr, HAS_MINIMA: tl.constexpr, BITS: tl.constexpr):
+    """What :func:`field` has too much, and without minima 2^(BITS − 1), q's zero."""
+    FIRST_BIT: tl.constexpr = 23 - BITS - BITS * ((j | (8 // BITS - 1)) - j)
+    return (1 << (23 - FIRST_BIT)) + (0 if HAS_MINIMA else 1 << (BITS - 1))
 
 
 @triton.jit
@@ -79,15 +91,10 @@ def groups(weight, rows, mask_rows, k, K: tl.constexpr, BITS: tl.constexpr, GROU
 
 
 @triton.jit
-def scaled(total, x_sum, scales, minima, HAS_MINIMA: tl.constexpr, BITS: tl.constexpr):
-    """Each chunk's Σ weight · x from Σ (2^BITS + q) · x, (chunks, rows, 4), and Σ x, (chunks,)."""
-    EXCESS: tl.constexpr = 1 << BITS
-    total = tl.sum(total, axis=2)
-    scales, x_sum = scales.to(tl.float32), x_sum[:, None]
-    if HAS_MINIMA:
-        return scales * (total - EXCESS * x_sum) + minima.to(tl.float32) * x_sum
-    else:
-        return scales * (total - (EXCESS + EXCESS // 2) * x_sum)
+def scaled(total, offset, x_sum, scales, minima, HAS_MINIMA: tl.constexpr):
+    """Each chunk's Σ weight · x from Σ (excess + q) · x, (chunks, rows, 4), Σ excess · x and Σ x, (chunks,)."""
+    y = scales.to(tl.float32) * (tl.sum(total, axis=2) - offset[:, None])
+    return y + minima.to(tl.float32) * x_sum[:, None] if HAS_MINIMA else y
 
 
 @triton.jit
@@ -115,6 +122,7 @@ def quantized_row(
         total = tl.zeros((CHUNKS, BLOCK_N, 4), tl.float32)
         up_total = tl.zeros((CHUNKS, BLOCK_N, 4), tl.float32)
         x_sum = tl.zeros((CHUNKS, 4), tl.float32)
+        offset = tl.zeros((CHUNKS, 4), tl.float32)
         for j in tl.static_range(FIELDS):
             offs_k = k + within + 4 * j
             x = tl.load(x_ptr + offs_k, mask=offs_k < K, other=0.0).to(tl.float32)
@@ -122,13 +130,14 @@ def quantized_row(
                 squares += x * x
                 x *= tl.load(norm_ptr + offs_k, mask=offs_k < K, other=0.0).to(tl.float32)
             x_sum += x
+            offset += excess(j, HAS_MINIMA, BITS) * x
             total += field(words, exponent, j, BITS) * x[:, None, :]
             if HAS_UP:
                 up_total += field(up_words, exponent, j, BITS) * x[:, None, :]
-        sums = tl.sum(x_sum, axis=1)
-        acc += scaled(total, sums, scales, minima, HAS_MINIMA, BITS)
+        x_sum, offset = tl.sum(x_sum, axis=1), tl.sum(offset, axis=1)
+        acc += scaled(total, offset, x_sum, scales, minima, HAS_MINIMA)
         if HAS_UP:
-            up_acc += scaled(up_total, sums, up_scales, up_minima, HAS_MINIMA, BITS)
+            up_acc += scaled(up_total, offset, x_sum, up_scales, up_minima, HAS_MINIMA)
     scale = 1.0
     if norm_ptr is not None:
         scale = tl.rsqrt(tl.sum(tl.sum(squares, axis=1), axis=0) / K + eps)
@@ -169,14 +178,13 @@ def add_products(
     Where the step is of one group, and its zero in the middle, what tensor cores multiply are integers, which 16 bits
     hold exactly, and the sum is scaled; else it is weights.
     """
-    ZERO: tl.constexpr = (1 << BITS) if HAS_MINIMA else 3 << (BITS - 1)
     SCALE_SUM: tl.constexpr = scales.shape[1] == 1
     y = acc
     if SCALE_SUM:
         y = tl.zeros(acc.shape, tl.float32)
     for j in tl.static_range(32 // BITS):
         x = tl.load(x_ptrs + 4 * j, mask=mask_m[:, None] & (offs_k + 4 * j < K)[None, :], other=0.0)
-        w = field(words, exponent, j, BITS) - ZERO
+        w = field(words, exponent, j, BITS) - excess(j, HAS_MINIMA, BITS)
         if not SCALE_SUM:
             w *= scales.to(tl.float32)
         if HAS_MINIMA:
@@ -461,7 +469,7 @@ def quantized_linear(
         tile = tiles.quantized_linear(M, N, K, 1 if up_weight is None else 2, weight, x.dtype)
         up = (None, None, None) if up_weight is None else up_weight.tensors
         quantized_linear_kernel[(triton.cdiv(N, tile["BLOCK_N"]),)](
-            y, x, norm_weight, *weight.tensors, *up, bias, residual, M, N, eps, exponent_bits(weight),
+            y, x, norm_weight, *weight.tensors, *up, bias, residual, M, N, eps, EXPONENT,
             K, weight.bits, weight.group_size, **tiles.dependent(x.device), **tile,
         )  # fmt: skip
     return y
@@ -496,7 +504,7 @@ def quantized_qkv(
             x, norm_weight = rms_norm(x, norm_weight, eps), None
         tile = tiles.quantized_linear(batch, pairs, K, 2, weight, x.dtype)
         quantized_qkv_kernel[(triton.cdiv(pairs, tile["BLOCK_N"]),)](
-            q, k_cache, v_cache, x, norm_weight, *weight.tensors, bias, *after, exponent_bits(weight), K,
+            q, k_cache, v_cache, x, norm_weight, *weight.tensors, bias, *after, EXPONENT, K,
             head_dim // 2, weight.bits, weight.group_size, **tiles.dependent(x.device), **tile,
         )  # fmt: skip
     else:
@@ -525,11 +533,6 @@ def dequantize(weight: QuantizedWeight, dtype: torch.dtype) -> torch.Tensor:
             **tile,
         )  # fmt: skip
     return y
-
-
-def exponent_bits(weight: QuantizedWeight) -> int:
-    """See :func:`field`: the bits of float32's 2^bits."""
-    return (127 + weight.bits) << 23
 
 
 def check_weight(op: str, weight: QuantizedWeight, x: torch.Tensor) -> None:
