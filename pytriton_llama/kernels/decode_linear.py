@@ -274,6 +274,14 @@ def newest(lengths_ptr, cos_ptr, sin_ptr, mask_n, offs_d, M, HALF: tl.constexpr,
 
 
 @triton.jit
+def add_bias(low, high, bias_ptr, rows, mask_n, HALF: tl.constexpr):
+    if bias_ptr is not None:
+        low += tl.load(bias_ptr + rows, mask=mask_n, other=0.0).to(tl.float32)[None, :]
+        high += tl.load(bias_ptr + rows + HALF, mask=mask_n, other=0.0).to(tl.float32)[None, :]
+    return low, high
+
+
+@triton.jit
 def turn_and_store(
     low, high, angles, position, mask, heads, offs_d, q_ptr, k_cache, v_cache, q_heads, kv_heads,
     HALF: tl.constexpr, BLOCK_M: tl.constexpr,
@@ -359,9 +367,7 @@ def decode_qkv_kernel(
             asked, x_ptr, weight_ptr, rows, weight_ptr, rows + HALF, mask_n, norm_ptr, eps, M, K, SLICES, BLOCK_M,
             BLOCK_N, BLOCK_K,
         )  # fmt: skip
-        if bias_ptr is not None:
-            low += tl.load(bias_ptr + rows, mask=mask_n, other=0.0).to(tl.float32)[None, :]
-            high += tl.load(bias_ptr + rows + HALF, mask=mask_n, other=0.0).to(tl.float32)[None, :]
+        low, high = add_bias(low, high, bias_ptr, rows, mask_n, HALF)
     k_cache = (k_cache_ptr, k_batch_stride, k_head_stride, k_row_stride)
     v_cache = (v_cache_ptr, v_batch_stride, v_head_stride, v_row_stride)
     turn_and_store(

@@ -21,6 +21,7 @@ import triton.language as tl
 from pytriton_llama.kernels import tiles
 from pytriton_llama.kernels.arguments import check, need
 from pytriton_llama.kernels.decode_linear import (
+    add_bias,
     check_qkv,
     decode_qkv_kernel,
     finish,
@@ -61,87 +62,74 @@ def excess(j: tl.constexpr, HAS_MINIMA: tl.constexpr, BITS: tl.constexpr):
 
 
 @triton.jit
-def chunks(weight, rows, mask_rows, k, K: tl.constexpr, BITS: tl.constexpr, BLOCK_K: tl.constexpr):
-    """Words of BLOCK_K weights of each row, (chunks, rows, 4)."""
-    packed_ptr, _, _ = weight
-    CHUNK: tl.constexpr = 128 // BITS
-    # Chunks come first: then neighbouring threads have neighbouring chunks, as they have of x.
-    offs_c = k // CHUNK + tl.arange(0, BLOCK_K // CHUNK)
-    # 64-bit before they meet a stride: a vocabulary times a hidden size can pass 2³¹.
-    offs = rows.to(tl.int64)[None, :] * (K // CHUNK * 4) + offs_c[:, None] * 4
-    ptrs = packed_ptr + offs[:, :, None] + tl.arange(0, 4)[None, None, :]
-    mask = (offs_c < K // CHUNK)[:, None, None] & mask_rows[None, :, None]
-    # Nobody else reads it in this step: the cache is better kept for what is shared.
-    return tl.load(ptrs, mask=mask, other=0, eviction_policy="evict_first")
+def row_of_x(x_ptr, norm_ptr, eps, K: tl.constexpr, BITS: tl.constexpr, HAS_MINIMA: tl.constexpr):
+    """A row of x in registers: for each field the numbers that it meets, (chunks, 4); each chunk's Σ excess · x and
+    Σ x; and 1/rms, which leaves the products as in decode_linear."""
+    FIELDS: tl.constexpr = 32 // BITS
+    offs_c = tl.arange(0, triton.next_power_of_2(K // (4 * FIELDS)))
+    within = offs_c[:, None] * (4 * FIELDS) + tl.arange(0, 4)[None, :]
+    xs = ()
+    x_sum = tl.zeros(within.shape, tl.float32)
+    offset = tl.zeros(within.shape, tl.float32)
+    squares = tl.zeros(within.shape, tl.float32)
+    for j in tl.static_range(FIELDS):
+        offs_k = within + 4 * j
+        x = tl.load(x_ptr + offs_k, mask=offs_k < K, other=0.0).to(tl.float32)
+        if norm_ptr is not None:
+            squares += x * x
+            x *= tl.load(norm_ptr + offs_k, mask=offs_k < K, other=0.0).to(tl.float32)
+        x_sum += x
+        offset += excess(j, HAS_MINIMA, BITS) * x
+        xs = xs + (x,)  # noqa: RUF005 (Triton's tuples know no stars)
+    scale = 1.0
+    if norm_ptr is not None:
+        scale = tl.rsqrt(tl.sum(tl.sum(squares, axis=1), axis=0) / K + eps)
+    return xs, tl.sum(offset, axis=1), tl.sum(x_sum, axis=1), scale
 
 
 @triton.jit
-def groups(weight, rows, mask_rows, k, K: tl.constexpr, BITS: tl.constexpr, GROUP: tl.constexpr, BLOCK_K: tl.constexpr):
-    """Each of those chunks' scale and minimum, (chunks, rows)."""
-    _, scales_ptr, minima_ptr = weight
+def whole_rows(weight, rows, mask_rows, K: tl.constexpr, BITS: tl.constexpr, GROUP: tl.constexpr):
+    """Words (chunks, rows, 4), and each chunk's scale and minimum, (chunks, rows)."""
+    packed_ptr, scales_ptr, minima_ptr = weight
     CHUNK: tl.constexpr = 128 // BITS
-    offs_c = k // CHUNK + tl.arange(0, BLOCK_K // CHUNK)
-    offs = rows.to(tl.int64)[None, :] * (K // GROUP) + (offs_c * CHUNK // GROUP)[:, None]
+    # Chunks come first: then neighbouring threads have neighbouring chunks, as they have of x.
+    offs_c = tl.arange(0, triton.next_power_of_2(K // CHUNK))
     mask = (offs_c < K // CHUNK)[:, None] & mask_rows[None, :]
+    # 64-bit before they meet a stride: a vocabulary times a hidden size can pass 2³¹.
+    rows = rows.to(tl.int64)[None, :]
+    offs = rows * (K // CHUNK * 4) + offs_c[:, None] * 4
+    ptrs = packed_ptr + offs[:, :, None] + tl.arange(0, 4)[None, None, :]
+    # Nobody else reads it in this step: the cache is better kept for what is shared.
+    words = tl.load(ptrs, mask=mask[:, :, None], other=0, eviction_policy="evict_first")
+    offs = rows * (K // GROUP) + (offs_c * CHUNK // GROUP)[:, None]
     scales = tl.load(scales_ptr + offs, mask=mask, other=0.0)
     minima = scales  # in the place of what there is not
     if minima_ptr is not None:
         minima = tl.load(minima_ptr + offs, mask=mask, other=0.0)
-    return scales, minima
+    return words, scales, minima
 
 
 @triton.jit
-def scaled(total, offset, x_sum, scales, minima, HAS_MINIMA: tl.constexpr):
-    """Each chunk's Σ weight · x from Σ (excess + q) · x, (chunks, rows, 4), Σ excess · x and Σ x, (chunks,)."""
+def ask_rows(weight, rows, up_weight, up_rows, mask_rows, K: tl.constexpr, BITS: tl.constexpr, GROUP: tl.constexpr):
+    """:func:`whole_rows` of both weights."""
+    words, scales, minima = whole_rows(weight, rows, mask_rows, K, BITS, GROUP)
+    up_words, up_scales, up_minima = words, scales, minima
+    if up_weight[0] is not None:
+        up_words, up_scales, up_minima = whole_rows(up_weight, up_rows, mask_rows, K, BITS, GROUP)
+    return words, scales, minima, up_words, up_scales, up_minima
+
+
+@triton.jit
+def row_products(row, words, scales, minima, exponent, HAS_MINIMA: tl.constexpr, BITS: tl.constexpr):
+    """Products of a row of x with rows of the weight, (1, rows) float32."""
+    xs, offset, x_sum, scale = row
+    total = tl.zeros(words.shape, tl.float32)
+    for j in tl.static_range(32 // BITS):
+        total += field(words, exponent, j, BITS) * xs[j][:, None, :]
     y = scales.to(tl.float32) * (tl.sum(total, axis=2) - offset[:, None])
-    return y + minima.to(tl.float32) * x_sum[:, None] if HAS_MINIMA else y
-
-
-@triton.jit
-def quantized_row(
-    asked, x_ptr, weight, rows, up_weight, up_rows, mask_rows, norm_ptr, eps, exponent,
-    K: tl.constexpr, BITS: tl.constexpr, GROUP: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
-):  # fmt: skip
-    """Products of a row of x with BLOCK_N rows of each weight, (1, BLOCK_N) float32."""
-    CHUNKS: tl.constexpr = BLOCK_K * BITS // 128
-    FIELDS: tl.constexpr = 32 // BITS
-    HAS_MINIMA: tl.constexpr = weight[2] is not None
-    HAS_UP: tl.constexpr = up_weight[0] is not None
-    words, scales, minima, up_words, up_scales, up_minima = asked
-    acc = tl.zeros((CHUNKS, BLOCK_N), tl.float32)
-    up_acc = tl.zeros((CHUNKS, BLOCK_N), tl.float32)
-    squares = tl.zeros((CHUNKS, 4), tl.float32)
-    within = tl.arange(0, CHUNKS)[:, None] * (4 * FIELDS) + tl.arange(0, 4)[None, :]
-    for k in tl.static_range(0, K, BLOCK_K):
-        if k > 0:
-            words = chunks(weight, rows, mask_rows, k, K, BITS, BLOCK_K)
-            scales, minima = groups(weight, rows, mask_rows, k, K, BITS, GROUP, BLOCK_K)
-            if HAS_UP:
-                up_words = chunks(up_weight, up_rows, mask_rows, k, K, BITS, BLOCK_K)
-                up_scales, up_minima = groups(up_weight, up_rows, mask_rows, k, K, BITS, GROUP, BLOCK_K)
-        total = tl.zeros((CHUNKS, BLOCK_N, 4), tl.float32)
-        up_total = tl.zeros((CHUNKS, BLOCK_N, 4), tl.float32)
-        x_sum = tl.zeros((CHUNKS, 4), tl.float32)
-        offset = tl.zeros((CHUNKS, 4), tl.float32)
-        for j in tl.static_range(FIELDS):
-            offs_k = k + within + 4 * j
-            x = tl.load(x_ptr + offs_k, mask=offs_k < K, other=0.0).to(tl.float32)
-            if norm_ptr is not None:
-                squares += x * x
-                x *= tl.load(norm_ptr + offs_k, mask=offs_k < K, other=0.0).to(tl.float32)
-            x_sum += x
-            offset += excess(j, HAS_MINIMA, BITS) * x
-            total += field(words, exponent, j, BITS) * x[:, None, :]
-            if HAS_UP:
-                up_total += field(up_words, exponent, j, BITS) * x[:, None, :]
-        x_sum, offset = tl.sum(x_sum, axis=1), tl.sum(offset, axis=1)
-        acc += scaled(total, offset, x_sum, scales, minima, HAS_MINIMA)
-        if HAS_UP:
-            up_acc += scaled(up_total, offset, x_sum, up_scales, up_minima, HAS_MINIMA)
-    scale = 1.0
-    if norm_ptr is not None:
-        scale = tl.rsqrt(tl.sum(tl.sum(squares, axis=1), axis=0) / K + eps)
-    return (tl.sum(acc, axis=0) * scale)[None, :], (tl.sum(up_acc, axis=0) * scale)[None, :]
+    if HAS_MINIMA:
+        y += minima.to(tl.float32) * x_sum[:, None]
+    return (tl.sum(y, axis=0) * scale)[None, :]
 
 
 @triton.jit
@@ -236,54 +224,6 @@ def quantized_rows(
     return acc.T, up_acc.T
 
 
-@triton.jit
-def ask_quantized(
-    weight, rows, up_weight, up_rows, mask_rows, K: tl.constexpr, BITS: tl.constexpr, GROUP: tl.constexpr,
-    BLOCK_M: tl.constexpr, BLOCK_K: tl.constexpr,
-):  # fmt: skip
-    """First chunks of both weights: they can be on their way before the previous kernel has finished."""
-    if BLOCK_M == 1:
-        words = chunks(weight, rows, mask_rows, 0, K, BITS, BLOCK_K)
-        scales, minima = groups(weight, rows, mask_rows, 0, K, BITS, GROUP, BLOCK_K)
-        up_words, up_scales, up_minima = words, scales, minima
-        if up_weight[0] is not None:
-            up_words = chunks(up_weight, up_rows, mask_rows, 0, K, BITS, BLOCK_K)
-            up_scales, up_minima = groups(up_weight, up_rows, mask_rows, 0, K, BITS, GROUP, BLOCK_K)
-        return words, scales, minima, up_words, up_scales, up_minima
-    else:
-        return rows, rows, rows, rows, rows, rows  # nothing: a pipeline of tiles is too much to have before the wait
-
-
-@triton.jit
-def quantized_products(
-    asked, x_ptr, weight, rows, up_weight, up_rows, mask_rows, norm_ptr, eps, exponent, M, K: tl.constexpr,
-    BITS: tl.constexpr, GROUP: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
-):  # fmt: skip
-    if BLOCK_M == 1:
-        return quantized_row(
-            asked,
-            x_ptr,
-            weight,
-            rows,
-            up_weight,
-            up_rows,
-            mask_rows,
-            norm_ptr,
-            eps,
-            exponent,
-            K,
-            BITS,
-            GROUP,
-            BLOCK_N,
-            BLOCK_K,
-        )
-    else:
-        return quantized_rows(
-            x_ptr, weight, rows, up_weight, up_rows, mask_rows, exponent, M, K, BITS, GROUP,
-            BLOCK_M, BLOCK_N, BLOCK_K,
-        )  # fmt: skip
-
-
 @triton.jit(do_not_specialize=["M", "exponent"])
 def quantized_linear_kernel(
     y_ptr,
@@ -309,17 +249,30 @@ def quantized_linear_kernel(
     BLOCK_N: tl.constexpr,
     BLOCK_K: tl.constexpr,
 ):
+    weight, up_weight = (packed_ptr, scales_ptr, minima_ptr), (up_packed_ptr, up_scales_ptr, up_minima_ptr)
+    HAS_MINIMA: tl.constexpr = minima_ptr is not None
     offs_n = tl.program_id(0) * BLOCK_N + tl.arange(0, BLOCK_N)
-    mask_n = offs_n < N
-    weight = (packed_ptr, scales_ptr, minima_ptr)
-    up_weight = (up_packed_ptr, up_scales_ptr, up_minima_ptr)
-    asked = ask_quantized(weight, offs_n, up_weight, offs_n, mask_n, K, BITS, GROUP, BLOCK_M, BLOCK_K)
-    wait_and_let_in(PDL, BLOCK_M == 1)
-    y, up = quantized_products(
-        asked, x_ptr, weight, offs_n, up_weight, offs_n, mask_n, norm_ptr, eps, exponent, M, K, BITS, GROUP,
-        BLOCK_M, BLOCK_N, BLOCK_K,
-    )  # fmt: skip
-    finish(y_ptr, y, up, offs_n, mask_n, up_packed_ptr, bias_ptr, residual_ptr, M, N, BLOCK_M)
+    if BLOCK_M == 1:
+        asked = ask_rows(weight, offs_n, up_weight, offs_n, offs_n < N, K, BITS, GROUP)
+        wait_for_previous_kernel(PDL)
+        row = row_of_x(x_ptr, norm_ptr, eps, K, BITS, HAS_MINIMA)
+        step = tl.num_programs(0) * BLOCK_N
+        for _ in range(tl.program_id(0) * BLOCK_N, N, step):
+            # x stays; the next rows are on their way while these are multiplied.
+            offs_next = offs_n + step
+            asked_next = ask_rows(weight, offs_next, up_weight, offs_next, offs_next < N, K, BITS, GROUP)
+            y = row_products(row, asked[0], asked[1], asked[2], exponent, HAS_MINIMA, BITS)
+            up = y
+            if up_packed_ptr is not None:
+                up = row_products(row, asked[3], asked[4], asked[5], exponent, HAS_MINIMA, BITS)
+            finish(y_ptr, y, up, offs_n, offs_n < N, up_packed_ptr, bias_ptr, residual_ptr, M, N, BLOCK_M)
+            offs_n, asked = offs_next, asked_next
+    else:
+        wait_and_let_in(PDL, False)
+        y, up = quantized_rows(
+            x_ptr, weight, offs_n, up_weight, offs_n, offs_n < N, exponent, M, K, BITS, GROUP, BLOCK_M, BLOCK_N, BLOCK_K
+        )
+        finish(y_ptr, y, up, offs_n, offs_n < N, up_packed_ptr, bias_ptr, residual_ptr, M, N, BLOCK_M)
 
 
 @triton.jit(do_not_specialize=["M", "exponent"])
@@ -356,30 +309,48 @@ def quantized_qkv_kernel(
     BLOCK_N: tl.constexpr,
     BLOCK_K: tl.constexpr,
 ):
-    """As decode_qkv_kernel."""
-    pairs = tl.program_id(0) * BLOCK_N + tl.arange(0, BLOCK_N)
-    heads, offs_d = pairs // HALF, pairs % HALF
-    mask_n = heads < q_heads + 2 * kv_heads
-    rows = heads * (2 * HALF) + offs_d
+    """As decode_qkv_kernel: a row's partner is HALF rows further."""
     weight = (packed_ptr, scales_ptr, minima_ptr)
-    asked = ask_quantized(weight, rows, weight, rows + HALF, mask_n, K, BITS, GROUP, BLOCK_M, BLOCK_K)
-    if PDL:
-        tl.extra.cuda.gdc_wait()
-        if BLOCK_M == 1:  # in this order, as there
-            tl.extra.cuda.gdc_launch_dependents()
-    position, mask, angles = newest(lengths_ptr, cos_ptr, sin_ptr, mask_n, offs_d, M, HALF, BLOCK_M)
-    low, high = quantized_products(
-        asked, x_ptr, weight, rows, weight, rows + HALF, mask_n, norm_ptr, eps, exponent, M, K, BITS, GROUP,
-        BLOCK_M, BLOCK_N, BLOCK_K,
-    )  # fmt: skip
-    if bias_ptr is not None:
-        low += tl.load(bias_ptr + rows, mask=mask_n, other=0.0).to(tl.float32)[None, :]
-        high += tl.load(bias_ptr + rows + HALF, mask=mask_n, other=0.0).to(tl.float32)[None, :]
+    HAS_MINIMA: tl.constexpr = minima_ptr is not None
     k_cache = (k_cache_ptr, k_batch_stride, k_head_stride, k_row_stride)
     v_cache = (v_cache_ptr, v_batch_stride, v_head_stride, v_row_stride)
-    turn_and_store(
-        low, high, angles, position, mask, heads, offs_d, q_ptr, k_cache, v_cache, q_heads, kv_heads, HALF, BLOCK_M
-    )
+    count = (q_heads + 2 * kv_heads) * HALF
+    pairs = tl.program_id(0) * BLOCK_N + tl.arange(0, BLOCK_N)
+    rows = pairs // HALF * (2 * HALF) + pairs % HALF
+    if BLOCK_M == 1:
+        asked = ask_rows(weight, rows, weight, rows + HALF, pairs < count, K, BITS, GROUP)
+        if PDL:
+            tl.extra.cuda.gdc_wait()
+            tl.extra.cuda.gdc_launch_dependents()  # in this order, as there
+        row = row_of_x(x_ptr, norm_ptr, eps, K, BITS, HAS_MINIMA)
+        step = tl.num_programs(0) * BLOCK_N
+        for _ in range(tl.program_id(0) * BLOCK_N, count, step):
+            position, mask, angles = newest(
+                lengths_ptr, cos_ptr, sin_ptr, pairs < count, pairs % HALF, M, HALF, BLOCK_M
+            )
+            next_pairs = pairs + step
+            next_rows = next_pairs // HALF * (2 * HALF) + next_pairs % HALF
+            asked_next = ask_rows(weight, next_rows, weight, next_rows + HALF, next_pairs < count, K, BITS, GROUP)
+            low = row_products(row, asked[0], asked[1], asked[2], exponent, HAS_MINIMA, BITS)
+            high = row_products(row, asked[3], asked[4], asked[5], exponent, HAS_MINIMA, BITS)
+            low, high = add_bias(low, high, bias_ptr, rows, pairs < count, HALF)
+            turn_and_store(
+                low, high, angles, position, mask, pairs // HALF, pairs % HALF, q_ptr, k_cache, v_cache, q_heads,
+                kv_heads, HALF, BLOCK_M,
+            )  # fmt: skip
+            pairs, rows, asked = next_pairs, next_rows, asked_next
+    else:
+        wait_and_let_in(PDL, False)
+        position, mask, angles = newest(lengths_ptr, cos_ptr, sin_ptr, pairs < count, pairs % HALF, M, HALF, BLOCK_M)
+        low, high = quantized_rows(
+            x_ptr, weight, rows, weight, rows + HALF, pairs < count, exponent, M, K, BITS, GROUP, BLOCK_M, BLOCK_N,
+            BLOCK_K,
+        )  # fmt: skip
+        low, high = add_bias(low, high, bias_ptr, rows, pairs < count, HALF)
+        turn_and_store(
+            low, high, angles, position, mask, pairs // HALF, pairs % HALF, q_ptr, k_cache, v_cache, q_heads, kv_heads,
+            HALF, BLOCK_M,
+        )  # fmt: skip
 
 
 @triton.jit
@@ -466,9 +437,9 @@ def quantized_linear(
         return y if residual is None else y + residual
     y = torch.empty(out_shape, dtype=x.dtype, device=x.device)
     if y.numel():
-        tile = tiles.quantized_linear(M, N, K, 1 if up_weight is None else 2, weight, x.dtype)
+        programs, tile = tiles.quantized_linear(M, N, K, 1 if up_weight is None else 2, weight, x.dtype)
         up = (None, None, None) if up_weight is None else up_weight.tensors
-        quantized_linear_kernel[(triton.cdiv(N, tile["BLOCK_N"]),)](
+        quantized_linear_kernel[(programs,)](
             y, x, norm_weight, *weight.tensors, *up, bias, residual, M, N, eps, EXPONENT,
             K, weight.bits, weight.group_size, **tiles.dependent(x.device), **tile,
         )  # fmt: skip
@@ -502,8 +473,8 @@ def quantized_qkv(
     if tiles.fuses_qkv(batch):
         if batch > 1:
             x, norm_weight = rms_norm(x, norm_weight, eps), None
-        tile = tiles.quantized_linear(batch, pairs, K, 2, weight, x.dtype)
-        quantized_qkv_kernel[(triton.cdiv(pairs, tile["BLOCK_N"]),)](
+        programs, tile = tiles.quantized_linear(batch, pairs, K, 2, weight, x.dtype)
+        quantized_qkv_kernel[(programs,)](
             q, k_cache, v_cache, x, norm_weight, *weight.tensors, bias, *after, EXPONENT, K,
             head_dim // 2, weight.bits, weight.group_size, **tiles.dependent(x.device), **tile,
         )  # fmt: skip

@@ -429,22 +429,29 @@ def qkv_without_products(M: int, N: int) -> dict:
 QUANTIZED_ROWS = 64
 
 
-def quantized_linear(M: int, N: int, K: int, weights: int, weight: QuantizedWeight, dtype: torch.dtype) -> dict:
-    """As :func:`decode_linear`'s, of weights in ``weight``'s form."""
+def quantized_linear(
+    M: int, N: int, K: int, weights: int, weight: QuantizedWeight, dtype: torch.dtype
+) -> tuple[int, dict]:
+    """Programs to launch, and :func:`decode_linear`'s tile of weights in ``weight``'s form."""
     return _quantized_linear(M, N, K, weights, weight.bits, dtype, weight.device)
 
 
 @functools.lru_cache(4096)
-def _quantized_linear(M, N, K, weights, bits, dtype, device) -> dict:
-    whole = triton.next_power_of_2(K)
-    BLOCK_M = max(16, triton.next_power_of_2(M))
+def _quantized_linear(M, N, K, weights, bits, dtype, device) -> tuple[int, dict]:
+    BLOCK_M = 1 if M == 1 else max(16, triton.next_power_of_2(M))
     if interpreted():
-        tile = _interpreted_decode(M, N, max(K, 16 * 32 // bits))
-        return {name: 1 if M == 1 and name == "BLOCK_M" else tile[name] for name in ("BLOCK_M", "BLOCK_N", "BLOCK_K")}
+        # A program holds whole rows if M is 1, else steps of at least 16 words a row.
+        BLOCK_K = max(16 * 32 // bits, min(2048, triton.next_power_of_2(K)))
+        BLOCK_N = min(triton.next_power_of_2(N), max(1, (1 << 20) // triton.next_power_of_2(K)))
+        return triton.cdiv(N, BLOCK_N), {"BLOCK_M": BLOCK_M, "BLOCK_N": BLOCK_N, "BLOCK_K": BLOCK_K}
     if M > 1:
-        return {"BLOCK_M": BLOCK_M, "BLOCK_N": 64, "BLOCK_K": 128, "num_warps": 4, "num_stages": 3}
-    BLOCK_N, BLOCK_K, num_warps = 4, min(4096, whole), 4
-    return {"BLOCK_M": 1, "BLOCK_N": BLOCK_N, "BLOCK_K": BLOCK_K, "num_warps": num_warps}
+        tile = {"BLOCK_M": BLOCK_M, "BLOCK_N": 64, "BLOCK_K": 128, "num_warps": 4, "num_stages": 3}
+        return triton.cdiv(N, 64), tile
+    BLOCK_N, num_warps, most = 2, 4, 5
+    blocks = triton.cdiv(N, BLOCK_N)
+    # As many rows for each program, as far as that goes: all end together.
+    programs = triton.cdiv(blocks, triton.cdiv(blocks, most * multiprocessors(device)))
+    return programs, {"BLOCK_M": 1, "BLOCK_N": BLOCK_N, "BLOCK_K": 128, "num_warps": num_warps}
 
 
 def dequantize(count: int, bits: int) -> dict:
