@@ -257,20 +257,25 @@ def decode_linear_kernel(
 
 
 @triton.jit
-def newest(lengths_ptr, cos_ptr, sin_ptr, mask_n, offs_d, M, HALF: tl.constexpr, BLOCK_M: tl.constexpr):
-    """Positions of the sequences' newest tokens, what of a tile is to be written, and by which angles it turns.
+def newest(lengths_ptr, M, BLOCK_M: tl.constexpr):
+    """Positions of the sequences' newest tokens; −1 where there is none."""
+    offs_m = tl.arange(0, BLOCK_M)
+    return tl.load(lengths_ptr + offs_m, mask=offs_m < M, other=0).to(tl.int64) - 1
+
+
+@triton.jit
+def angles_of(position, cos_ptr, sin_ptr, mask_n, offs_d, HALF: tl.constexpr):
+    """What of a tile is to be written, and by which angles it turns.
 
     Asked for before the products, which give it the time to arrive. The tables repeat themselves in the second half;
     read as given, a caller may pass any rotation.
     """
-    offs_m = tl.arange(0, BLOCK_M).to(tl.int64)
-    position = tl.load(lengths_ptr + offs_m, mask=offs_m < M, other=0).to(tl.int64) - 1
     # A sequence of length 0 has no newest token: nothing is written for it.
     mask = (position >= 0)[:, None] & mask_n[None, :]
     offs = position[:, None] * (2 * HALF) + offs_d[None, :]
     cos_low, cos_high = tl.load(cos_ptr + offs, mask=mask), tl.load(cos_ptr + offs + HALF, mask=mask)
     sin_low, sin_high = tl.load(sin_ptr + offs, mask=mask), tl.load(sin_ptr + offs + HALF, mask=mask)
-    return position, mask, (cos_low, cos_high, sin_low, sin_high)
+    return mask, (cos_low, cos_high, sin_low, sin_high)
 
 
 @triton.jit
@@ -356,7 +361,8 @@ def decode_qkv_kernel(
         # flash_decoding relies on that to read lengths early.
         if BLOCK_M == 1:
             tl.extra.cuda.gdc_launch_dependents()
-    position, mask, angles = newest(lengths_ptr, cos_ptr, sin_ptr, mask_n, offs_d, M, HALF, BLOCK_M)
+    position = newest(lengths_ptr, M, BLOCK_M)
+    mask, angles = angles_of(position, cos_ptr, sin_ptr, mask_n, offs_d, HALF)
     if weight_ptr is None:
         offs_m = tl.arange(0, BLOCK_M).to(tl.int64)
         x_ptrs = x_ptr + offs_m[:, None] * K + rows[None, :]

@@ -22,6 +22,7 @@ from pytriton_llama.kernels import tiles
 from pytriton_llama.kernels.arguments import check, need
 from pytriton_llama.kernels.decode_linear import (
     add_bias,
+    angles_of,
     check_qkv,
     decode_qkv_kernel,
     finish,
@@ -133,22 +134,49 @@ def row_products(row, words, scales, minima, exponent, HAS_MINIMA: tl.constexpr,
 
 
 @triton.jit
-def some_words(weight, rows, mask_rows, k, K: tl.constexpr, BITS: tl.constexpr, BLOCK_K: tl.constexpr):
-    """Words of BLOCK_K weights of each row, (rows, words)."""
-    packed_ptr, _, _ = weight
-    FIELDS: tl.constexpr = 32 // BITS
-    offs_w = k // FIELDS + tl.arange(0, BLOCK_K // FIELDS)
-    ptrs = packed_ptr + rows.to(tl.int64)[:, None] * (K // FIELDS) + offs_w[None, :]
-    mask = mask_rows[:, None] & (offs_w < K // FIELDS)[None, :]
-    return tl.load(ptrs, mask=mask, other=0, eviction_policy="evict_first")
+def integers(words, exponent, j: tl.constexpr, count: tl.constexpr, HAS_MINIMA: tl.constexpr, BITS: tl.constexpr):
+    """Fields j to j + count, without their excess, (rows, words, count)."""
+    if count == 1:
+        return (field(words, exponent, j, BITS) - excess(j, HAS_MINIMA, BITS))[:, :, None]
+    else:
+        HALF: tl.constexpr = count // 2
+        low = integers(words, exponent, j, HALF, HAS_MINIMA, BITS)
+        high = integers(words, exponent, j + HALF, HALF, HAS_MINIMA, BITS)
+        # join puts them side by side along a new last dimension.
+        both = tl.permute(tl.join(low, high), (0, 1, 3, 2))
+        return tl.reshape(both, (words.shape[0], words.shape[1], count))
 
 
 @triton.jit
-def groups_at(weight, rows, mask_rows, offs_k, K: tl.constexpr, GROUP: tl.constexpr):
-    """Scale and minimum of each row at each of ``offs_k``, (rows, len(offs_k))."""
+def group_product(
+    x, weight, rows, mask_rows, scales, minima, exponent, k, K: tl.constexpr, BITS: tl.constexpr,
+    BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
+):  # fmt: skip
+    """x times BLOCK_K weights of one group of each row, (BLOCK_N, BLOCK_M) float32. What tensor cores multiply are
+    integers, which 16 bits hold exactly."""
+    packed_ptr, _, minima_ptr = weight
+    FIELDS: tl.constexpr = 32 // BITS
+    HAS_MINIMA: tl.constexpr = minima_ptr is not None
+    offs_w = k // FIELDS + tl.arange(0, BLOCK_K // FIELDS)
+    ptrs = packed_ptr + rows.to(tl.int64)[:, None] * (K // FIELDS) + offs_w[None, :]
+    words = tl.load(ptrs, mask=mask_rows[:, None], other=0, eviction_policy="evict_first")
+    # (rows, chunks, words, fields) → (rows, chunks, fields, words): the order of k.
+    q = integers(words, exponent, 0, FIELDS, HAS_MINIMA, BITS)
+    q = tl.permute(tl.reshape(q, (BLOCK_N, BLOCK_K // (4 * FIELDS), 4, FIELDS)), (0, 1, 3, 2))
+    q = tl.reshape(q, (BLOCK_N, BLOCK_K)).to(x.dtype)
+    y = tl.dot(q, x.T, input_precision="ieee") * scales.to(tl.float32)[:, None]
+    if HAS_MINIMA:
+        # Tensor cores have time to sum x up, too, and leave the sums where y has its numbers.
+        ones = tl.full((BLOCK_N, BLOCK_K), 1.0, x.dtype)
+        y += tl.dot(ones, x.T, input_precision="ieee") * minima.to(tl.float32)[:, None]
+    return y
+
+
+@triton.jit
+def groups_at(weight, rows, mask_rows, k, K: tl.constexpr, GROUP: tl.constexpr):
+    """Scale and minimum of each row's group at k, (rows,)."""
     _, scales_ptr, minima_ptr = weight
-    offs = rows.to(tl.int64)[:, None] * (K // GROUP) + (offs_k // GROUP)[None, :]
-    mask = mask_rows[:, None] & (offs_k < K)[None, :]
+    offs, mask = rows.to(tl.int64) * (K // GROUP) + k // GROUP, mask_rows & (k < K)
     scales = tl.load(scales_ptr + offs, mask=mask, other=0.0)
     minima = scales
     if minima_ptr is not None:
@@ -157,68 +185,32 @@ def groups_at(weight, rows, mask_rows, offs_k, K: tl.constexpr, GROUP: tl.conste
 
 
 @triton.jit
-def add_products(
-    acc, x_ptrs, mask_m, words, scales, minima, offs_k, exponent, K: tl.constexpr, HAS_MINIMA: tl.constexpr,
-    BITS: tl.constexpr,
-):  # fmt: skip
-    """``acc`` + weight·xᵀ of a step, field by field.
-
-    Where the step is of one group, and its zero in the middle, what tensor cores multiply are integers, which 16 bits
-    hold exactly, and the sum is scaled; else it is weights.
-    """
-    SCALE_SUM: tl.constexpr = scales.shape[1] == 1
-    y = acc
-    if SCALE_SUM:
-        y = tl.zeros(acc.shape, tl.float32)
-    for j in tl.static_range(32 // BITS):
-        x = tl.load(x_ptrs + 4 * j, mask=mask_m[:, None] & (offs_k + 4 * j < K)[None, :], other=0.0)
-        w = field(words, exponent, j, BITS) - excess(j, HAS_MINIMA, BITS)
-        if not SCALE_SUM:
-            w *= scales.to(tl.float32)
-        if HAS_MINIMA:
-            w += minima.to(tl.float32)
-        y = tl.dot(w.to(x.dtype), x.T, y, input_precision="ieee")
-    if SCALE_SUM:
-        y = acc + y * scales.to(tl.float32)
-    return y
-
-
-@triton.jit
-def quantized_rows(
+def rows_products(
     x_ptr, weight, rows, up_weight, up_rows, mask_rows, exponent, M, K: tl.constexpr, BITS: tl.constexpr,
     GROUP: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
 ):  # fmt: skip
-    """The same for up to BLOCK_M rows of x, (BLOCK_M, BLOCK_N)."""
-    FIELDS: tl.constexpr = 32 // BITS
-    WORDS: tl.constexpr = BLOCK_K // FIELDS
-    HAS_MINIMA: tl.constexpr = weight[2] is not None
+    """Products of up to BLOCK_M rows of x with BLOCK_N rows of each weight, (BLOCK_M, BLOCK_N), group by group:
+    BLOCK_K divides GROUP."""
     HAS_UP: tl.constexpr = up_weight[0] is not None
-    offs_m, offs_w = tl.arange(0, BLOCK_M), tl.arange(0, WORDS)
-    mask_m = offs_m < M
-    # Of each chunk, the four numbers that field 0 of its words meets.
-    within = offs_w // 4 * (4 * FIELDS) + offs_w % 4
-    x_ptrs = x_ptr + offs_m[:, None] * K + within[None, :]
-    at = tl.arange(0, 1 if GROUP % BLOCK_K == 0 and not HAS_MINIMA else WORDS) * FIELDS
+    offs_m = tl.arange(0, BLOCK_M)
+    x_ptrs = x_ptr + offs_m[:, None] * K + tl.arange(0, BLOCK_K)[None, :]
     # As linear's SWAP: the weight's rows on the left, x's, padded to BLOCK_M, on the right.
     acc = tl.zeros((BLOCK_N, BLOCK_M), tl.float32)
     up_acc = tl.zeros((BLOCK_N, BLOCK_M), tl.float32)
     # Triton's pipeline takes loads of at least 4 bytes a thread: scales are asked for a step ahead by hand.
-    scales, minima = groups_at(weight, rows, mask_rows, at, K, GROUP)
+    scales, minima = groups_at(weight, rows, mask_rows, 0, K, GROUP)
     up_scales, up_minima = scales, minima
     if HAS_UP:
-        up_scales, up_minima = groups_at(up_weight, up_rows, mask_rows, at, K, GROUP)
+        up_scales, up_minima = groups_at(up_weight, up_rows, mask_rows, 0, K, GROUP)
     for k in range(0, K, BLOCK_K):
-        words = some_words(weight, rows, mask_rows, k, K, BITS, BLOCK_K)
-        next_scales, next_minima = groups_at(weight, rows, mask_rows, k + BLOCK_K + at, K, GROUP)
-        acc = add_products(
-            acc, x_ptrs + k, mask_m, words, scales, minima, k + within, exponent, K, HAS_MINIMA, BITS
-        )  # fmt: skip
+        x = tl.load(x_ptrs + k, mask=(offs_m < M)[:, None], other=0.0)
+        next_scales, next_minima = groups_at(weight, rows, mask_rows, k + BLOCK_K, K, GROUP)
+        acc += group_product(x, weight, rows, mask_rows, scales, minima, exponent, k, K, BITS, BLOCK_N, BLOCK_K)
         scales, minima = next_scales, next_minima
         if HAS_UP:
-            words = some_words(up_weight, up_rows, mask_rows, k, K, BITS, BLOCK_K)
-            next_scales, next_minima = groups_at(up_weight, up_rows, mask_rows, k + BLOCK_K + at, K, GROUP)
-            up_acc = add_products(
-                up_acc, x_ptrs + k, mask_m, words, up_scales, up_minima, k + within, exponent, K, HAS_MINIMA, BITS
+            next_scales, next_minima = groups_at(up_weight, up_rows, mask_rows, k + BLOCK_K, K, GROUP)
+            up_acc += group_product(
+                x, up_weight, up_rows, mask_rows, up_scales, up_minima, exponent, k, K, BITS, BLOCK_N, BLOCK_K
             )
             up_scales, up_minima = next_scales, next_minima
     return acc.T, up_acc.T
@@ -269,7 +261,7 @@ def quantized_linear_kernel(
             offs_n, asked = offs_next, asked_next
     else:
         wait_and_let_in(PDL, False)
-        y, up = quantized_rows(
+        y, up = rows_products(
             x_ptr, weight, offs_n, up_weight, offs_n, offs_n < N, exponent, M, K, BITS, GROUP, BLOCK_M, BLOCK_N, BLOCK_K
         )
         finish(y_ptr, y, up, offs_n, offs_n < N, up_packed_ptr, bias_ptr, residual_ptr, M, N, BLOCK_M)
@@ -322,12 +314,11 @@ def quantized_qkv_kernel(
         if PDL:
             tl.extra.cuda.gdc_wait()
             tl.extra.cuda.gdc_launch_dependents()  # in this order, as there
+        position = newest(lengths_ptr, M, BLOCK_M)
         row = row_of_x(x_ptr, norm_ptr, eps, K, BITS, HAS_MINIMA)
         step = tl.num_programs(0) * BLOCK_N
         for _ in range(tl.program_id(0) * BLOCK_N, count, step):
-            position, mask, angles = newest(
-                lengths_ptr, cos_ptr, sin_ptr, pairs < count, pairs % HALF, M, HALF, BLOCK_M
-            )
+            mask, angles = angles_of(position, cos_ptr, sin_ptr, pairs < count, pairs % HALF, HALF)
             next_pairs = pairs + step
             next_rows = next_pairs // HALF * (2 * HALF) + next_pairs % HALF
             asked_next = ask_rows(weight, next_rows, weight, next_rows + HALF, next_pairs < count, K, BITS, GROUP)
@@ -341,8 +332,9 @@ def quantized_qkv_kernel(
             pairs, rows, asked = next_pairs, next_rows, asked_next
     else:
         wait_and_let_in(PDL, False)
-        position, mask, angles = newest(lengths_ptr, cos_ptr, sin_ptr, pairs < count, pairs % HALF, M, HALF, BLOCK_M)
-        low, high = quantized_rows(
+        position = newest(lengths_ptr, M, BLOCK_M)
+        mask, angles = angles_of(position, cos_ptr, sin_ptr, pairs < count, pairs % HALF, HALF)
+        low, high = rows_products(
             x_ptr, weight, rows, weight, rows + HALF, pairs < count, exponent, M, K, BITS, GROUP, BLOCK_M, BLOCK_N,
             BLOCK_K,
         )  # fmt: skip

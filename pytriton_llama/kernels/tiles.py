@@ -433,25 +433,31 @@ def quantized_linear(
     M: int, N: int, K: int, weights: int, weight: QuantizedWeight, dtype: torch.dtype
 ) -> tuple[int, dict]:
     """Programs to launch, and :func:`decode_linear`'s tile of weights in ``weight``'s form."""
-    return _quantized_linear(M, N, K, weights, weight.bits, dtype, weight.device)
+    return _quantized_linear(M, N, K, weights, weight.bits, weight.group_size, dtype, weight.device)
 
 
 @functools.lru_cache(4096)
-def _quantized_linear(M, N, K, weights, bits, dtype, device) -> tuple[int, dict]:
-    BLOCK_M = 1 if M == 1 else max(16, triton.next_power_of_2(M))
+def _quantized_linear(M, N, K, weights, bits, group_size, dtype, device) -> tuple[int, dict]:
+    """Measured on an H100 in bfloat16, in groups of 128 or whole rows."""
+    # With several rows a step is of one group: a power of two that divides it.
+    tile = {
+        "BLOCK_M": 1 if M == 1 else max(16, triton.next_power_of_2(M)),
+        "BLOCK_K": min(group_size & -group_size, 128),
+    }
     if interpreted():
-        # A program holds whole rows if M is 1, else steps of at least 16 words a row.
-        BLOCK_K = max(16 * 32 // bits, min(2048, triton.next_power_of_2(K)))
-        BLOCK_N = min(triton.next_power_of_2(N), max(1, (1 << 20) // triton.next_power_of_2(K)))
-        return triton.cdiv(N, BLOCK_N), {"BLOCK_M": BLOCK_M, "BLOCK_N": BLOCK_N, "BLOCK_K": BLOCK_K}
+        tile["BLOCK_N"] = min(triton.next_power_of_2(N), max(1, (1 << 20) // triton.next_power_of_2(K)))
+        return triton.cdiv(N, tile["BLOCK_N"]), tile
     if M > 1:
-        tile = {"BLOCK_M": BLOCK_M, "BLOCK_N": 64, "BLOCK_K": 128, "num_warps": 4, "num_stages": 3}
+        tile |= {"BLOCK_N": 64, "num_warps": 4, "num_stages": 3}
         return triton.cdiv(N, 64), tile
-    BLOCK_N, num_warps, most = 2, 4, 5
+    # A thread has one chunk of each row, or several where there are more than 16 warps of them.
+    threads = triton.next_power_of_2(K * bits // 128)
+    num_warps = min(16, max(1, threads // 32))
+    BLOCK_N = (8 if threads <= 256 else 4) if weights == 1 else 32 // bits // 2
     blocks = triton.cdiv(N, BLOCK_N)
-    # As many rows for each program, as far as that goes: all end together.
-    programs = triton.cdiv(blocks, triton.cdiv(blocks, most * multiprocessors(device)))
-    return programs, {"BLOCK_M": 1, "BLOCK_N": BLOCK_N, "BLOCK_K": 128, "num_warps": num_warps}
+    # Programs that fit beside each other; each has as many rows as any other.
+    at_once = multiprocessors(device) * max(1, {4: 16, 8: 24}[bits] // num_warps)
+    return triton.cdiv(blocks, triton.cdiv(blocks, at_once)), tile | {"BLOCK_N": BLOCK_N, "num_warps": num_warps}
 
 
 def dequantize(count: int, bits: int) -> dict:
