@@ -135,16 +135,18 @@ def row_products(row, words, scales, minima, exponent, HAS_MINIMA: tl.constexpr,
 
 @triton.jit
 def integers(words, exponent, j: tl.constexpr, count: tl.constexpr, HAS_MINIMA: tl.constexpr, BITS: tl.constexpr):
-    """Fields j to j + count, without their excess, (rows, words, count)."""
+    """Fields j to j + count without their excess, (rows, words, count), float32."""
     if count == 1:
-        return (field(words, exponent, j, BITS) - excess(j, HAS_MINIMA, BITS))[:, :, None]
+        return field(words, exponent, j, BITS) - excess(j, HAS_MINIMA, BITS)
     else:
         HALF: tl.constexpr = count // 2
         low = integers(words, exponent, j, HALF, HAS_MINIMA, BITS)
         high = integers(words, exponent, j + HALF, HALF, HAS_MINIMA, BITS)
         # join puts them side by side along a new last dimension.
-        both = tl.permute(tl.join(low, high), (0, 1, 3, 2))
-        return tl.reshape(both, (words.shape[0], words.shape[1], count))
+        both = tl.join(low, high)
+        if HALF > 1:
+            both = tl.reshape(tl.permute(both, (0, 1, 3, 2)), (words.shape[0], words.shape[1], count))
+        return both
 
 
 @triton.jit
