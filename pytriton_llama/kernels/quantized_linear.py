@@ -39,15 +39,15 @@ EXPONENT = (127 + 8) << 23  # the bits of float32's 2^8, see field
 
 
 @triton.jit
-def field(words, exponent, j: tl.constexpr, BITS: tl.constexpr):
+def field(words, exponent, j: tl.constexpr, BITS: tl.constexpr, PER_SHIFT: tl.constexpr):
     """Field j of each word as float32, :func:`excess` too large.
 
-    As mantissa bits below an exponent q says 2^e + q. Fields of 4 bits stay in pairs, one above the other, so that two
-    share a shift: the upper one has 2^4 + q, the lower one 2^8 + q, as one of 8 bits has. The exponent's bits (2^8's)
-    come as an argument, since one instruction can "and" with one constant and "or" with a register, not with another
-    constant.
+    As mantissa bits below an exponent q says 2^e + q. PER_SHIFT fields stay one above the other, so that they share a
+    shift: of two with 4 bits the upper one has 2^4 + q, the lower one 2^8 + q, as one of 8 bits has. The exponent's
+    bits (2^8's) come as an argument, since one instruction can "and" with one constant and "or" with a register, not
+    with another constant.
     """
-    LAST: tl.constexpr = j | (8 // BITS - 1)
+    LAST: tl.constexpr = j | (PER_SHIFT - 1)
     TOP: tl.constexpr = 23 - BITS
     moved = words << (TOP - BITS * LAST) if BITS * LAST <= TOP else words >> (BITS * LAST - TOP)
     FIRST_BIT: tl.constexpr = TOP - BITS * (LAST - j)
@@ -56,20 +56,22 @@ def field(words, exponent, j: tl.constexpr, BITS: tl.constexpr):
 
 
 @triton.jit
-def excess(j: tl.constexpr, HAS_MINIMA: tl.constexpr, BITS: tl.constexpr):
+def excess(j: tl.constexpr, HAS_MINIMA: tl.constexpr, BITS: tl.constexpr, PER_SHIFT: tl.constexpr):
     """What :func:`field` has too much, and without minima 2^(BITS − 1), q's zero."""
-    FIRST_BIT: tl.constexpr = 23 - BITS - BITS * ((j | (8 // BITS - 1)) - j)
-    return (1 << (23 - FIRST_BIT)) + (0 if HAS_MINIMA else 1 << (BITS - 1))
+    ABOVE: tl.constexpr = (j | (PER_SHIFT - 1)) - j
+    return (1 << (BITS + BITS * ABOVE)) + (0 if HAS_MINIMA else 1 << (BITS - 1))
 
 
 @triton.jit
-def row_of_x(x_ptr, norm_ptr, eps, K: tl.constexpr, BITS: tl.constexpr, HAS_MINIMA: tl.constexpr):
+def row_of_x(
+    x_ptr, norm_ptr, eps, K: tl.constexpr, BITS: tl.constexpr, PER_SHIFT: tl.constexpr, HAS_MINIMA: tl.constexpr
+):
     """A row of x in registers: for each field the numbers that it meets, (chunks, 4); each chunk's Σ excess · x and
     Σ x; and 1/rms, which leaves the products as in decode_linear."""
     FIELDS: tl.constexpr = 32 // BITS
     offs_c = tl.arange(0, triton.next_power_of_2(K // (4 * FIELDS)))
     within = offs_c[:, None] * (4 * FIELDS) + tl.arange(0, 4)[None, :]
-    xs = ()
+    xs: tl.tuple = ()  # type: ignore[assignment]
     x_sum = tl.zeros(within.shape, tl.float32)
     offset = tl.zeros(within.shape, tl.float32)
     squares = tl.zeros(within.shape, tl.float32)
@@ -80,7 +82,7 @@ def row_of_x(x_ptr, norm_ptr, eps, K: tl.constexpr, BITS: tl.constexpr, HAS_MINI
             squares += x * x
             x *= tl.load(norm_ptr + offs_k, mask=offs_k < K, other=0.0).to(tl.float32)
         x_sum += x
-        offset += excess(j, HAS_MINIMA, BITS) * x
+        offset += excess(j, HAS_MINIMA, BITS, PER_SHIFT) * x
         xs = xs + (x,)  # noqa: RUF005 (Triton's tuples know no stars)
     scale = 1.0
     if norm_ptr is not None:
@@ -121,12 +123,14 @@ def ask_rows(weight, rows, up_weight, up_rows, mask_rows, K: tl.constexpr, BITS:
 
 
 @triton.jit
-def row_products(row, words, scales, minima, exponent, HAS_MINIMA: tl.constexpr, BITS: tl.constexpr):
+def row_products(
+    row, words, scales, minima, exponent, HAS_MINIMA: tl.constexpr, BITS: tl.constexpr, PER_SHIFT: tl.constexpr
+):
     """Products of a row of x with rows of the weight, (1, rows) float32."""
     xs, offset, x_sum, scale = row
     total = tl.zeros(words.shape, tl.float32)
     for j in tl.static_range(32 // BITS):
-        total += field(words, exponent, j, BITS) * xs[j][:, None, :]
+        total += field(words, exponent, j, BITS, PER_SHIFT) * xs[j][:, None, :]
     y = scales.to(tl.float32) * (tl.sum(total, axis=2) - offset[:, None])
     if HAS_MINIMA:
         y += minima.to(tl.float32) * x_sum[:, None]
@@ -137,7 +141,7 @@ def row_products(row, words, scales, minima, exponent, HAS_MINIMA: tl.constexpr,
 def integers(words, exponent, j: tl.constexpr, count: tl.constexpr, HAS_MINIMA: tl.constexpr, BITS: tl.constexpr):
     """Fields j to j + count without their excess, (rows, words, count), float32."""
     if count == 1:
-        return field(words, exponent, j, BITS) - excess(j, HAS_MINIMA, BITS)
+        return field(words, exponent, j, BITS, 8 // BITS) - excess(j, HAS_MINIMA, BITS, 8 // BITS)
     else:
         HALF: tl.constexpr = count // 2
         low = integers(words, exponent, j, HALF, HAS_MINIMA, BITS)
@@ -245,20 +249,22 @@ def quantized_linear_kernel(
 ):
     weight, up_weight = (packed_ptr, scales_ptr, minima_ptr), (up_packed_ptr, up_scales_ptr, up_minima_ptr)
     HAS_MINIMA: tl.constexpr = minima_ptr is not None
+    # float32 has no bits to spare for a second excess.
+    PER_SHIFT: tl.constexpr = 1 if x_ptr.dtype.element_ty == tl.float32 else 8 // BITS
     offs_n = tl.program_id(0) * BLOCK_N + tl.arange(0, BLOCK_N)
     if BLOCK_M == 1:
         asked = ask_rows(weight, offs_n, up_weight, offs_n, offs_n < N, K, BITS, GROUP)
         wait_for_previous_kernel(PDL)
-        row = row_of_x(x_ptr, norm_ptr, eps, K, BITS, HAS_MINIMA)
+        row = row_of_x(x_ptr, norm_ptr, eps, K, BITS, PER_SHIFT, HAS_MINIMA)
         step = tl.num_programs(0) * BLOCK_N
         for _ in range(tl.program_id(0) * BLOCK_N, N, step):
             # x stays; the next rows are on their way while these are multiplied.
             offs_next = offs_n + step
             asked_next = ask_rows(weight, offs_next, up_weight, offs_next, offs_next < N, K, BITS, GROUP)
-            y = row_products(row, asked[0], asked[1], asked[2], exponent, HAS_MINIMA, BITS)
+            y = row_products(row, asked[0], asked[1], asked[2], exponent, HAS_MINIMA, BITS, PER_SHIFT)
             up = y
             if up_packed_ptr is not None:
-                up = row_products(row, asked[3], asked[4], asked[5], exponent, HAS_MINIMA, BITS)
+                up = row_products(row, asked[3], asked[4], asked[5], exponent, HAS_MINIMA, BITS, PER_SHIFT)
             finish(y_ptr, y, up, offs_n, offs_n < N, up_packed_ptr, bias_ptr, residual_ptr, M, N, BLOCK_M)
             offs_n, asked = offs_next, asked_next
     else:
@@ -306,6 +312,7 @@ def quantized_qkv_kernel(
     """As decode_qkv_kernel: a row's partner is HALF rows further."""
     weight = (packed_ptr, scales_ptr, minima_ptr)
     HAS_MINIMA: tl.constexpr = minima_ptr is not None
+    PER_SHIFT: tl.constexpr = 1 if x_ptr.dtype.element_ty == tl.float32 else 8 // BITS
     k_cache = (k_cache_ptr, k_batch_stride, k_head_stride, k_row_stride)
     v_cache = (v_cache_ptr, v_batch_stride, v_head_stride, v_row_stride)
     count = (q_heads + 2 * kv_heads) * HALF
@@ -317,15 +324,15 @@ def quantized_qkv_kernel(
             tl.extra.cuda.gdc_wait()
             tl.extra.cuda.gdc_launch_dependents()  # in this order, as there
         position = newest(lengths_ptr, M, BLOCK_M)
-        row = row_of_x(x_ptr, norm_ptr, eps, K, BITS, HAS_MINIMA)
+        row = row_of_x(x_ptr, norm_ptr, eps, K, BITS, PER_SHIFT, HAS_MINIMA)
         step = tl.num_programs(0) * BLOCK_N
         for _ in range(tl.program_id(0) * BLOCK_N, count, step):
             mask, angles = angles_of(position, cos_ptr, sin_ptr, pairs < count, pairs % HALF, HALF)
             next_pairs = pairs + step
             next_rows = next_pairs // HALF * (2 * HALF) + next_pairs % HALF
             asked_next = ask_rows(weight, next_rows, weight, next_rows + HALF, next_pairs < count, K, BITS, GROUP)
-            low = row_products(row, asked[0], asked[1], asked[2], exponent, HAS_MINIMA, BITS)
-            high = row_products(row, asked[3], asked[4], asked[5], exponent, HAS_MINIMA, BITS)
+            low = row_products(row, asked[0], asked[1], asked[2], exponent, HAS_MINIMA, BITS, PER_SHIFT)
+            high = row_products(row, asked[3], asked[4], asked[5], exponent, HAS_MINIMA, BITS, PER_SHIFT)
             low, high = add_bias(low, high, bias_ptr, rows, pairs < count, HALF)
             turn_and_store(
                 low, high, angles, position, mask, pairs // HALF, pairs % HALF, q_ptr, k_cache, v_cache, q_heads,
@@ -465,7 +472,7 @@ def quantized_qkv(
     after = (cos, sin, lengths, *strides, batch, heads, kv_heads, eps)
     pairs = weight.shape[0] // 2
     if tiles.fuses_qkv(batch):
-        if batch > 1:
+        if batch > 1 and norm_weight is not None:
             x, norm_weight = rms_norm(x, norm_weight, eps), None
         programs, tile = tiles.quantized_linear(batch, pairs, K, 2, weight, x.dtype)
         quantized_qkv_kernel[(programs,)](

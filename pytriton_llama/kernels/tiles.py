@@ -448,16 +448,19 @@ def _quantized_linear(M, N, K, weights, bits, group_size, dtype, device) -> tupl
         tile["BLOCK_N"] = min(triton.next_power_of_2(N), max(1, (1 << 20) // triton.next_power_of_2(K)))
         return triton.cdiv(N, tile["BLOCK_N"]), tile
     if M > 1:
-        tile |= {"BLOCK_N": 64, "num_warps": 4, "num_stages": 3}
-        return triton.cdiv(N, 64), tile
-    # A thread has one chunk of each row, or several where there are more than 16 warps of them.
+        # wgmma takes 64 rows; where programs are few, smaller ones for more multiprocessors.
+        tile |= {"BLOCK_N": 64 if N * weights >= 16384 else 32, "num_warps": 4, "num_stages": 4}
+        if dtype == torch.float32 or capability(device) not in ((8, 0), (9, 0), (10, 0)):
+            tile |= {"BLOCK_N": 32, "num_stages": 1 if dtype == torch.float32 else 2}
+        return triton.cdiv(N, tile["BLOCK_N"]), tile
+    # A thread has one chunk of each row, or several where there are more than so many warps of them.
     threads = triton.next_power_of_2(K * bits // 128)
-    num_warps = min(16, max(1, threads // 32))
-    BLOCK_N = (8 if threads <= 256 else 4) if weights == 1 else 32 // bits // 2
-    blocks = triton.cdiv(N, BLOCK_N)
-    # Programs that fit beside each other; each has as many rows as any other.
-    at_once = multiprocessors(device) * max(1, {4: 16, 8: 24}[bits] // num_warps)
-    return triton.cdiv(blocks, triton.cdiv(blocks, at_once)), tile | {"BLOCK_N": BLOCK_N, "num_warps": num_warps}
+    num_warps = min({4: 8, 8: 16}[bits], max(1, threads // 32))
+    tile |= {"BLOCK_N": 4 if weights == 2 else 8 if threads <= 256 else bits // 2, "num_warps": num_warps}
+    blocks = triton.cdiv(N, tile["BLOCK_N"])
+    # Programs that fit beside each other, and beside the next kernel's first; each has as many rows as any other.
+    at_once = multiprocessors(device) * max(1, (32 if N >= 65536 else 16) // num_warps)
+    return triton.cdiv(blocks, triton.cdiv(blocks, at_once)), tile
 
 
 def dequantize(count: int, bits: int) -> dict:

@@ -27,7 +27,7 @@ from triton.runtime.jit import JITFunction, mangle_type
 from triton.tools.tensor_descriptor import TensorDescriptor
 
 from pytriton_llama import kernels
-from pytriton_llama.kernels import arguments, tiles
+from pytriton_llama.kernels import QuantizedWeight, arguments, tiles
 
 # Bytes of shared memory that one program may have, by compute capability (CUDA programming guide, table of limits).
 # An AMD MI300 has 64 KB of it (CDNA 3 instruction set, LDS).
@@ -205,10 +205,36 @@ def decode_calls(dtype: torch.dtype):
             yield kernels.decode_linear, (empty(M, inter, dtype=dtype), down)
             yield kernels.decode_linear, (x, empty(32768, hidden, dtype=dtype), None, norm)
             yield kernels.decode_qkv, (x, qkv, None, norm, 1e-5, angles, angles, lengths, cache, cache)
+    yield from quantized_calls(dtype)
     flags = [empty(2, dtype=t) for t in (torch.float32, torch.int64, *(torch.int32,) * 4)]
     embedding, tokens = empty(5000, 576, dtype=dtype), empty(4, 2, dtype=torch.int32)
     state = (*flags[:5], flags[5], tokens, flags[5])
-    yield kernels.next_token, (empty(2, 5000, dtype=dtype), *state, embedding, empty(2, 576, dtype=dtype))
+    for matrix in (embedding, quantized(5000, 576, 8, 576)):
+        yield kernels.next_token, (empty(2, 5000, dtype=dtype), *state, matrix, empty(2, 576, dtype=dtype))
+
+
+def quantized(N: int, K: int, bits: int, group_size: int, minima: bool = False) -> QuantizedWeight:
+    packed, scales = empty(N, K * bits // 32, dtype=torch.int32), empty(N, K // group_size, dtype=torch.float16)
+    return QuantizedWeight(packed, scales, scales if minima else None, bits, group_size)
+
+
+def quantized_calls(dtype: torch.dtype):
+    """Rows of one and several, whole groups and parts, with minima and without, in either number of bits."""
+    for heads, kv_heads, head_dim, inter in DECODING:
+        hidden = heads * head_dim
+        for bits, group_size, minima in ((4, 64, False), (8, 0, False), (4, 32, True)):
+            for M in (1, 16, 64):
+                x, norm = empty(M, hidden, dtype=dtype), empty(hidden, dtype=dtype)
+                square, gate = (quantized(n, hidden, bits, group_size or hidden, minima) for n in (hidden, inter))
+                down = quantized(hidden, inter, bits, group_size or inter, minima)
+                qkv = quantized((heads + 2 * kv_heads) * head_dim, hidden, bits, group_size or hidden, minima)
+                cache = empty(M, kv_heads, 128, head_dim, dtype=dtype)
+                angles, lengths = empty(128, head_dim, dtype=torch.float32), empty(M, dtype=torch.int32)
+                yield kernels.quantized_linear, (x, square, None, None, 1e-5, x)
+                yield kernels.quantized_linear, (x, gate, None, norm, 1e-5, None, gate)
+                yield kernels.quantized_linear, (empty(M, inter, dtype=dtype), down)
+                yield kernels.quantized_qkv, (x, qkv, None, norm, 1e-5, angles, angles, lengths, cache, cache)
+            yield kernels.dequantize, (square, dtype)
 
 
 def row_calls(x: torch.Tensor, weight: torch.Tensor):
@@ -248,7 +274,14 @@ LENGTHS = range(1, 8193)
 
 def as_on(target: str, launch) -> None:
     """Wrappers take CPU tensors for tensors on that GPU from now on, and call ``launch`` instead of launching."""
-    for cached in (tiles.linear, tiles.swiglu, tiles.decode_linear, tiles.dependent, tiles.multiprocessors):
+    for cached in (
+        tiles.linear,
+        tiles.swiglu,
+        tiles.decode_linear,
+        tiles._quantized_linear,
+        tiles.dependent,
+        tiles.multiprocessors,
+    ):
         cached.cache_clear()
     tiles.interpreted = lambda: False
     tiles.capability = lambda _: arch(target)
