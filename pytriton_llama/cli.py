@@ -152,6 +152,7 @@ def bench(
     config: Annotated[
         str, typer.Option(help="Of generate: a shape's name (llama-3.2-1b, llama-3.1-8b), a config.json, or a model.")
     ] = "llama-3.2-1b",
+    bits: Annotated[int | None, typer.Option(help="Of generate: 8 or 4, for a shape with quantised weights.")] = None,
     quick: Annotated[bool, typer.Option("--quick", help="Few points, few repeats.")] = False,
     record: Annotated[bool, typer.Option("--record", help="Publish CSV and plot; on an H100 only.")] = False,
 ) -> None:
@@ -159,7 +160,7 @@ def bench(
     if ops == ["generate"]:
         from pytriton_llama.bench.generate import command
 
-        command(config, record, peers=not quick)
+        command(config, record, peers=not quick, bits=bits)
     else:
         from pytriton_llama.bench.command import bench as measure
 

@@ -57,6 +57,7 @@ class Case:
     plotted: Callable[[Point], bool] = field(default=lambda point: True)
     name: str = ""  # what tells it from other cases of the operation; default: the operation's
     ours: Run | None = None  # how our function is called; default: with the inputs
+    forms: dict[str, Callable[..., Inputs]] = field(default_factory=dict)  # the inputs as a peer wants them, not timed
 
     def __post_init__(self):
         object.__setattr__(self, "name", self.name or self.op)

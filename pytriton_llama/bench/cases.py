@@ -8,6 +8,7 @@ from pytriton_llama.bench import (
     fused_ffn,
     layer_norm,
     linear,
+    quantized_linear,
     rms_norm,
     rotary_embedding,
     softmax,
@@ -24,6 +25,7 @@ _MODULES = (
     flash_attention,
     flash_decoding,
     decode_linear,
+    quantized_linear,
     ceilings,
 )
 CASES: dict[str, Case] = {case.name: case for module in _MODULES for case in module.CASES}

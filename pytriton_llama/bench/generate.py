@@ -1,9 +1,10 @@
 """``pytriton-llama bench generate``: the whole loop of generating text, beside torch.compile and transformers.
 
 Batch 1, greedy, token by token as a user gets them. Every contender has the same weights, and its logits must agree
-with ours before it is timed.
+with ours before it is timed. Where our weights are in 8 or 4 bits, the others have what these bits stand for.
 """
 
+import copy
 import csv
 import datetime
 import functools
@@ -22,8 +23,13 @@ from pytriton_llama.bench import decode_steps, settings
 from pytriton_llama.bench.decode_steps import MARGIN
 from pytriton_llama.bench.results import Environment
 from pytriton_llama.bench.torch_decoder import TorchDecoder, error
+from pytriton_llama.errors import LlamaError
+from pytriton_llama.kernels import QuantizedWeight, dequantize
 from pytriton_llama.llama.generator import Llama
+from pytriton_llama.llama.memory import bytes_per_token
+from pytriton_llama.llama.model import LlamaModel
 from pytriton_llama.llama.sampling import Sampling
+from pytriton_llama.llama.scheme import KEY, Scheme
 from pytriton_llama.llama.shapes import SHAPES
 
 # On average 256 tokens in the cache while so many are made.
@@ -177,12 +183,15 @@ def transformers_prefill(llama: Llama, model: Any) -> float:
     return timed(lambda: forward(ids, logits_to_keep=1, use_cache=True), 5)
 
 
-def agree(logits: torch.Tensor, llama: Llama) -> None:
-    """Raise unless these are logits of the prompt's last token, and ours no further from float32's than they are."""
+def agree(logits: torch.Tensor, llama: Llama, quantized: Llama | None = None) -> None:
+    """Raise unless these are logits of the prompt's last token, and ours no further from float32's than they are.
+
+    ``quantized``: ours, if it is not ``llama`` itself.
+    """
     prompt = prompt_ids(llama.config.vocab_size, PROMPT)
     ids, positions = (torch.tensor(each, device=llama.model.device) for each in (prompt, range(PROMPT)))
     exact = TorchDecoder(llama.model, PROMPT)(ids, positions, torch.float32)
-    theirs, ours = error(logits, exact), error(llama.logits(prompt)[-1], exact)
+    theirs, ours = error(logits, exact), error((quantized or llama).logits(prompt)[-1], exact)
     assert theirs < SAME, f"logits are {theirs:.2g} off"
     assert ours <= MARGIN * theirs + 1e-6, f"our logits are {ours:.2g} off, theirs {theirs:.2g}"
 
@@ -200,13 +209,38 @@ def read_bandwidth() -> float:
     return matrix.nbytes * calls / timed(read, 5)
 
 
-def run(config: str, environment: Environment, peers: bool) -> tuple[list[Row], dict[str, float], dict]:
+def quantized(config: str, bits: int) -> Llama:
+    """Random weights of a shape: 4 bits in groups of 128, or 8 bits and a scale a row."""
+    if config not in SHAPES:
+        raise LlamaError(f"bench: --bits is for a shape's name: {', '.join(SHAPES)}")
+    scheme = Scheme(bits, 128 if bits == 4 else None, minima=False)
+    return Llama.from_config(SHAPES[config] | {KEY: scheme.to_dict()})
+
+
+def expanded(llama: Llama) -> Llama:
+    """The same weights in the model's own type."""
+    model = copy.copy(llama.model)
+    model.embed_tokens, model.lm_head = (_expanded(t, model.dtype) for t in (model.embed_tokens, model.lm_head))
+    model.layers = [copy.copy(layer) for layer in model.layers]
+    for layer in model.layers:
+        vars(layer).update({name: _expanded(t, model.dtype) for name, t in vars(layer).items()})
+    return Llama(model, None, llama.name)
+
+
+def _expanded(t: Any, dtype: torch.dtype) -> Any:
+    return dequantize(t, dtype) if isinstance(t, QuantizedWeight) else t
+
+
+def run(
+    config: str, environment: Environment, peers: bool, bits: int | None = None
+) -> tuple[list[Row], dict[str, float], dict]:
     """Rows of all contenders, seconds a token by :mod:`~pytriton_llama.bench.decode_steps`, and by kernel."""
+    if bits is not None:
+        return run_quantized(config, environment, bits), {}, {}
     from_shape = config in SHAPES or Path(config).suffix == ".json"
     llama = Llama.from_config(config) if from_shape else Llama.from_pretrained(config)
     ceiling = read_bandwidth()
-    a_position = 2 * llama.config.num_hidden_layers * llama.config.num_key_value_heads * llama.config.head_dim
-    a_position *= llama.model.embed_tokens.element_size()
+    a_position = bytes_per_token(llama.config, llama.model.dtype)
     rows = []
 
     def enter(contender: str, measure: Callable[[], Times], batch: int = 1, context: int = PROMPT + NEW // 2) -> None:
@@ -244,6 +278,33 @@ def run(config: str, environment: Environment, peers: bool) -> tuple[list[Row], 
         enter("transformers", eager)
         enter("transformers, static cache + compile", static)
     return rows, steps, kernels
+
+
+def run_quantized(config: str, environment: Environment, bits: int) -> list[Row]:
+    """Rows of ours in so many bits, and of what the same weights take in the model's own type."""
+    llama, ceiling = quantized(config, bits), read_bandwidth()
+    plain = expanded(llama)
+    prompt = torch.tensor(prompt_ids(llama.config.vocab_size, PROMPT), device=llama.model.device)
+    positions = torch.arange(PROMPT, device=llama.model.device)
+    agree(TorchDecoder(plain.model, PROMPT)(prompt, positions), plain, llama)
+    name = f"{config}-int{bits}{'-128' if bits == 4 else ''}"
+    a_position = bytes_per_token(llama.config, llama.model.dtype)
+    contenders: list[tuple[str, LlamaModel, Callable[[], Times], int, int]] = [
+        (settings.OURS, llama.model, lambda: ours(llama), 1, PROMPT + NEW // 2),
+        *(
+            (f"{settings.OURS}, {n} sequences", llama.model, functools.partial(ours_together, llama, n), n, CONTEXT)
+            for n in BATCHES
+        ),
+        (f"{settings.OURS}, 16 bits", plain.model, lambda: ours(plain), 1, PROMPT + NEW // 2),
+        ("torch.compile, 16 bits", plain.model, lambda: compiled(plain), 1, PROMPT + NEW // 2),
+    ]
+    rows = []
+    for contender, model, measure, batch, context in contenders:
+        times = measure()
+        moved = model.bytes_per_token + batch * context * a_position
+        rows.append(_row(name, contender, times, "", batch, moved, ceiling, environment))
+        print(f"{contender}: {rows[-1].tokens_per_s} tokens/s", file=sys.stderr, flush=True)
+    return rows
 
 
 def _weights(llama: Llama) -> dict[str, torch.Tensor]:
@@ -315,10 +376,14 @@ def write(folder: Path, rows: list[Row], steps: dict[str, float]) -> None:
         writer = csv.DictWriter(file, [field.name for field in fields(Row)], lineterminator="\n")
         writer.writeheader()
         writer.writerows(map(asdict, rows))
-    with (folder / f"{name.replace('generate', 'decode-steps')}.csv").open("w", encoding="utf-8", newline="") as file:
-        plain = csv.writer(file, lineterminator="\n")
-        plain.writerow(("step", "us_per_token", "gpu", "versions", "date"))
-        plain.writerows((step, f"{1e6 * s:.1f}", first.gpu, first.versions, first.date) for step, s in steps.items())
+    if steps:
+        path = folder / f"{name.replace('generate', 'decode-steps')}.csv"
+        with path.open("w", encoding="utf-8", newline="") as file:
+            plain = csv.writer(file, lineterminator="\n")
+            plain.writerow(("step", "us_per_token", "gpu", "versions", "date"))
+            plain.writerows(
+                (step, f"{1e6 * s:.1f}", first.gpu, first.versions, first.date) for step, s in steps.items()
+            )
     plot(rows, folder / f"{name}.png")
 
 
@@ -343,7 +408,7 @@ def plot(rows: list[Row], path: Path) -> None:
     figure.savefig(path, metadata={"Software": None})
 
 
-def command(config: str, record: bool, peers: bool = True) -> None:
+def command(config: str, record: bool, peers: bool = True, bits: int | None = None) -> None:
     """Measure, print, and write into ``benchmark_result/local`` or, to record, ``benchmark_result``."""
     from pytriton_llama.bench import timing
     from pytriton_llama.bench.command import allow_recording
@@ -352,8 +417,8 @@ def command(config: str, record: bool, peers: bool = True) -> None:
     environment = timing.environment()
     if record:
         allow_recording(environment.gpu)
-    rows, steps, kernels = run(config, environment, peers)
-    print(f"## {config}\n\n{table(rows)}\n")
+    rows, steps, kernels = run(config, environment, peers, bits)
+    print(f"## {rows[0].config}\n\n{table(rows)}\n")
     print("\n".join(f"{row.contender}: {row.note}" for row in rows if row.note))
     print("\n".join(f"{1e6 * seconds:9.1f} µs a token  {step}" for step, seconds in steps.items()), end="\n\n")
     for kernel, (launches, seconds) in sorted(kernels.items(), key=lambda item: -item[1][1]):

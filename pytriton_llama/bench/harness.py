@@ -63,10 +63,19 @@ class Entrant:
     sample: Callable[[], float] | None = None
 
 
-def enter(build: Callable[[], Run], sets: Sequence[Inputs], oracle: Any, timer: Timer, ours: bool) -> Entrant:
+def enter(
+    build: Callable[[], Run],
+    sets: Sequence[Inputs],
+    oracle: Any,
+    timer: Timer,
+    ours: bool,
+    form: Callable[..., Inputs] | None = None,
+) -> Entrant:
     """Check a contender, and prepare its timing only if it is right."""
     try:
         run = build()
+        if form is not None:
+            sets = [form(*inputs) for inputs in sets]
         # Peers run as they are: torch.compile would see the poison and compile something else.
         with check.poisoned() if ours else contextlib.nullcontext():
             # On a copy of the inputs: some contenders work in place.
@@ -102,7 +111,7 @@ def measure(
         if name == settings.COPY:
             sets = copy_sets(case, point, len(sets), timer.device)
             oracle = ~sets[0][0]
-        entrants[name] = enter(build, sets, oracle, timer, ours=name == settings.OURS)
+        entrants[name] = enter(build, sets, oracle, timer, name == settings.OURS, case.forms.get(name))
 
     samplers = {name: entrant.sample for name, entrant in entrants.items() if entrant.sample}
     before = clock()

@@ -20,6 +20,7 @@ SMALL = {
     "flash_attention": (1, 4, 2, 10, 16),
     "flash_decoding": (1, 4, 2, 10, 16),
     "decode_linear": (1, 10, 6),
+    "quantized_linear": (1, 10, 128),
 }
 
 

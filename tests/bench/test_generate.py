@@ -77,3 +77,20 @@ def test_without_a_gpu():
     """Catches minutes of loading before the refusal."""
     with pytest.raises(LlamaError, match="GPU"):
         generate.command("llama-3.1-8b", record=False)
+
+
+def test_expanded_weights_say_the_same():
+    """Catches a weight that the 16-bit contenders have otherwise, and one that stayed packed."""
+    scheme = {"quant_method": "pytriton_llama", "bits": 4, "group_size": 32, "minima": False}
+    shape = SHAPE | {"hidden_size": 64, "intermediate_size": 96, "quantization_config": scheme}
+    llama = Llama.from_config(shape, dtype="float32")
+    plain = generate.expanded(llama)
+    ids = generate.prompt_ids(97, 40)
+    assert error(plain.logits(ids), llama.logits(ids)) < 1e-5
+    assert plain.model.bytes_per_token > 3 * llama.model.bytes_per_token
+
+
+def test_bits_are_for_a_shape():
+    """Catches a checkpoint's name taken for a shape's."""
+    with pytest.raises(LlamaError, match="--bits is for a shape"):
+        generate.quantized("smollm2-135m-instruct", 4)
