@@ -87,8 +87,8 @@ def quantize(
         typer.Option(help="Weights that share a scale; default: in 4 bits the largest usual number, in 8 a row."),
     ] = None,
     minima: Annotated[bool, typer.Option(help="A group has a minimum beside its scale.")] = False,
-    method: Annotated[Method, typer.Option(help="clip: the ranges of least error; round: those of the weights.")] = (
-        Method.clip
+    method: Annotated[Method, typer.Option(help="round: each group's own range; clip: that of least error.")] = (
+        Method.round
     ),
 ) -> None:
     """Make a folder of a model's weights in 4 or 8 bits; print it."""

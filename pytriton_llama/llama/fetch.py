@@ -95,7 +95,7 @@ def quantize(
     bits: int = 4,
     group_size: int | None = None,
     minima: bool = False,
-    clip: bool = True,
+    clip: bool = False,
     progress: Progress = lambda line: None,
 ) -> Path:
     """The folder of a model with its weights in fewer bits, made first where it is not there yet, whole or not at all.
@@ -107,7 +107,7 @@ def quantize(
 
     source = resolve(path_or_name)
     if folder is None:
-        options = f"{bits}bit{f'-{group_size}' if group_size else ''}{'-minima' * minima}{'' if clip else '-round'}"
+        options = f"{bits}bit{f'-{group_size}' if group_size else ''}{'-minima' * minima}{'-clip' * clip}"
         files = sorted(file for file in source.iterdir() if file.is_file())
         folder = cache_dir() / f"{source.resolve().name}-{options}-{_version(*files)}"
     elif folder.exists():

@@ -15,7 +15,7 @@ from tests.llama.broken import save_tiny
     [
         ((), Scheme(4, 64, False)),
         (("--bits", 8), Scheme(8, None, False)),
-        (("--bits", 4, "--group-size", 32, "--minima", "--method", "round"), Scheme(4, 32, True)),
+        (("--bits", 4, "--group-size", 32, "--minima", "--method", "clip"), Scheme(4, 32, True)),
     ],
 )
 def test_options_arrive(options, scheme, tmp_path):
@@ -28,7 +28,7 @@ def test_options_arrive(options, scheme, tmp_path):
     assert (
         done.stdout == f"{folder}\n"
         and folder.name.startswith("model-")
-        and ("-round" in folder.name) == ("round" in options)
+        and ("-clip" in folder.name) == ("clip" in options)
     )
     assert LlamaConfig.from_folder(folder).quantization == scheme
     numbers = r"[\d.]+ MB of weights, were 0\.6; [\d.]+ MB read a token, were 0\.6; relative RMS error [\d.]+"
