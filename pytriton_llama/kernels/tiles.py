@@ -433,11 +433,11 @@ def quantized_linear(
     M: int, N: int, K: int, weights: int, weight: QuantizedWeight, dtype: torch.dtype
 ) -> tuple[int, dict]:
     """Programs to launch, and :func:`decode_linear`'s tile of weights in ``weight``'s form."""
-    return _quantized_linear(M, N, K, weights, weight.bits, weight.group_size, dtype, weight.device)
+    return _quantized_linear(M, N, K, weights, *weight.form, dtype, weight.device)
 
 
 @functools.lru_cache(4096)
-def _quantized_linear(M, N, K, weights, bits, group_size, dtype, device) -> tuple[int, dict]:
+def _quantized_linear(M, N, K, weights, bits, group_size, minima, dtype, device) -> tuple[int, dict]:
     """Measured on an H100 in bfloat16, in groups of 128 or whole rows."""
     # With several rows a step is of one group: a power of two that divides it.
     tile = {
@@ -451,14 +451,15 @@ def _quantized_linear(M, N, K, weights, bits, group_size, dtype, device) -> tupl
         # wgmma takes 64 rows; where programs are few, smaller ones for more multiprocessors.
         tile |= {"BLOCK_N": 64 if N * weights >= 16384 else 32, "num_warps": 4, "num_stages": 4}
         if dtype == torch.float32:  # products in registers
-            tile |= {"BLOCK_N": 16, "BLOCK_K": min(BLOCK_K, 32), "num_stages": 1}
+            tile |= {"BLOCK_N": 16, "BLOCK_K": min(tile["BLOCK_K"], 32), "num_stages": 1}
         elif capability(device) not in ((8, 0), (9, 0), (10, 0)):
             tile |= {"BLOCK_N": 32, "num_stages": 2}
         return triton.cdiv(N, tile["BLOCK_N"]), tile
     # A thread has one chunk of each row, or several where there are more than so many warps of them.
     threads = triton.next_power_of_2(K * bits // 128)
     num_warps = min({4: 8, 8: 16}[bits], max(1, threads // 32))
-    tile |= {"BLOCK_N": 4 if weights == 2 else 8 if threads <= 256 else bits // 2, "num_warps": num_warps}
+    BLOCK_N = (2 if minima else 4) if weights == 2 else bits if threads <= 256 else bits // 2
+    tile |= {"BLOCK_N": BLOCK_N, "num_warps": num_warps}
     blocks = triton.cdiv(N, tile["BLOCK_N"])
     # Programs that fit beside each other, and beside the next kernel's first; each has as many rows as any other.
     at_once = multiprocessors(device) * max(1, (32 if N >= 65536 else 16) // num_warps)
