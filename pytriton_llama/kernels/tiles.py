@@ -449,11 +449,12 @@ def _quantized_linear(M, N, K, weights, bits, group_size, minima, dtype, device)
         return triton.cdiv(N, tile["BLOCK_N"]), tile
     if M > 1:
         # wgmma takes 64 rows; where programs are few, smaller ones for more multiprocessors.
-        tile |= {"BLOCK_N": 64 if N * weights >= 16384 else 32, "num_warps": 4, "num_stages": 4}
+        wide = N * weights >= 16384 and capability(device) in ((9, 0), (10, 0))
+        tile |= {"BLOCK_N": 64 if wide else 32, "num_warps": 4, "num_stages": 4}
         if dtype == torch.float32:  # products in registers
-            tile |= {"BLOCK_N": 16, "BLOCK_K": min(tile["BLOCK_K"], 32), "num_stages": 1}
+            tile |= {"BLOCK_N": 16, "BLOCK_K": min(tile["BLOCK_K"], 32), "num_warps": 8, "num_stages": 1}
         elif capability(device) not in ((8, 0), (9, 0), (10, 0)):
-            tile |= {"BLOCK_N": 32, "num_stages": 2}
+            tile["num_stages"] = 2
         return triton.cdiv(N, tile["BLOCK_N"]), tile
     # A thread has one chunk of each row, or several where there are more than so many warps of them.
     threads = triton.next_power_of_2(K * bits // 128)
