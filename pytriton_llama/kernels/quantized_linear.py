@@ -7,7 +7,7 @@
 Weights become numbers in registers only. One row of x (M = 1) is :mod:`decode_linear`'s sum, a chunk of 16 bytes a
 thread. A field moves into a float's mantissa, and a constant exponent turns it into a power of two + q: no conversion.
 What is too much in that is the same multiple of the sum of x for every row, taken off once a chunk, with the group's
-scale. Up to 64 rows are multiplied by tensor cores, field by field. More are worth a weight in x's dtype, written out
+scale. Up to 64 rows are multiplied by tensor cores, group by group. More are worth a weight in x's dtype, written out
 once for :mod:`linear`, whose tensor cores have no time to unpack.
 
 The integers in a float's mantissa: Kim et al., "Who says elephants can't run: bringing large scale MoE models into
