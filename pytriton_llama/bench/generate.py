@@ -4,7 +4,6 @@ Batch 1, greedy, token by token as a user gets them. Every contender has the sam
 with ours before it is timed. Where our weights are in 8 or 4 bits, the others have what these bits stand for.
 """
 
-import copy
 import csv
 import datetime
 import functools
@@ -21,15 +20,13 @@ import torch
 
 from pytriton_llama.bench import decode_steps, settings
 from pytriton_llama.bench.decode_steps import MARGIN
+from pytriton_llama.bench.quantized_models import expanded, quantized
 from pytriton_llama.bench.results import Environment
 from pytriton_llama.bench.torch_decoder import TorchDecoder, error
-from pytriton_llama.errors import LlamaError
-from pytriton_llama.kernels import QuantizedWeight, dequantize
 from pytriton_llama.llama.generator import Llama
 from pytriton_llama.llama.memory import bytes_per_token
 from pytriton_llama.llama.model import LlamaModel
 from pytriton_llama.llama.sampling import Sampling
-from pytriton_llama.llama.scheme import KEY, Scheme
 from pytriton_llama.llama.shapes import SHAPES
 
 # On average 256 tokens in the cache while so many are made.
@@ -183,15 +180,15 @@ def transformers_prefill(llama: Llama, model: Any) -> float:
     return timed(lambda: forward(ids, logits_to_keep=1, use_cache=True), 5)
 
 
-def agree(logits: torch.Tensor, llama: Llama, quantized: Llama | None = None) -> None:
+def agree(logits: torch.Tensor, llama: Llama, packed: Llama | None = None) -> None:
     """Raise unless these are logits of the prompt's last token, and ours no further from float32's than they are.
 
-    ``quantized``: ours, if it is not ``llama`` itself.
+    ``packed``: ours, if it is not ``llama`` itself.
     """
     prompt = prompt_ids(llama.config.vocab_size, PROMPT)
     ids, positions = (torch.tensor(each, device=llama.model.device) for each in (prompt, range(PROMPT)))
     exact = TorchDecoder(llama.model, PROMPT)(ids, positions, torch.float32)
-    theirs, ours = error(logits, exact), error((quantized or llama).logits(prompt)[-1], exact)
+    theirs, ours = error(logits, exact), error((packed or llama).logits(prompt)[-1], exact)
     assert theirs < SAME, f"logits are {theirs:.2g} off"
     assert ours <= MARGIN * theirs + 1e-6, f"our logits are {ours:.2g} off, theirs {theirs:.2g}"
 
@@ -207,28 +204,6 @@ def read_bandwidth() -> float:
             torch.mv(matrix, vector)
 
     return matrix.nbytes * calls / timed(read, 5)
-
-
-def quantized(config: str, bits: int) -> Llama:
-    """Random weights of a shape: 4 bits in groups of 128, or 8 bits and a scale a row."""
-    if config not in SHAPES:
-        raise LlamaError(f"bench: --bits is for a shape's name: {', '.join(SHAPES)}")
-    scheme = Scheme(bits, 128 if bits == 4 else None, minima=False)
-    return Llama.from_config(SHAPES[config] | {KEY: scheme.to_dict()})
-
-
-def expanded(llama: Llama) -> Llama:
-    """The same weights in the model's own type."""
-    model = copy.copy(llama.model)
-    model.embed_tokens, model.lm_head = (_expanded(t, model.dtype) for t in (model.embed_tokens, model.lm_head))
-    model.layers = [copy.copy(layer) for layer in model.layers]
-    for layer in model.layers:
-        vars(layer).update({name: _expanded(t, model.dtype) for name, t in vars(layer).items()})
-    return Llama(model, None, llama.name)
-
-
-def _expanded(t: Any, dtype: torch.dtype) -> Any:
-    return dequantize(t, dtype) if isinstance(t, QuantizedWeight) else t
 
 
 def run(

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from pytriton_llama import Llama
-from pytriton_llama.bench import decode_steps, figures, generate, results
+from pytriton_llama.bench import decode_steps, figures, generate, quantized_models, results
 from pytriton_llama.bench.torch_decoder import TorchDecoder, error
 from pytriton_llama.errors import LlamaError
 from pytriton_llama.runtime import interpreted
@@ -84,7 +84,7 @@ def test_expanded_weights_say_the_same():
     scheme = {"quant_method": "pytriton_llama", "bits": 4, "group_size": 32, "minima": False}
     shape = SHAPE | {"hidden_size": 64, "intermediate_size": 96, "quantization_config": scheme}
     llama = Llama.from_config(shape, dtype="float32")
-    plain = generate.expanded(llama)
+    plain = quantized_models.expanded(llama)
     ids = generate.prompt_ids(97, 40)
     assert error(plain.logits(ids), llama.logits(ids)) < 1e-5
     assert plain.model.bytes_per_token > 3 * llama.model.bytes_per_token
@@ -93,4 +93,4 @@ def test_expanded_weights_say_the_same():
 def test_bits_are_for_a_shape():
     """Catches a checkpoint's name taken for a shape's."""
     with pytest.raises(LlamaError, match="--bits is for a shape"):
-        generate.quantized("smollm2-135m-instruct", 4)
+        quantized_models.quantized("smollm2-135m-instruct", 4)
