@@ -409,8 +409,8 @@ def quantized_linear(
         up_weight: as ``weight``, of the same bits, group size and kind.
 
     Returns:
-        A new (..., N) tensor of x's dtype. Sums are float32. With one row weights are not rounded; with more they are,
-        to x's dtype.
+        A new (..., N) tensor of x's dtype. Sums are float32. Beyond 64 rows weights are rounded to x's dtype first,
+        below they are not; beyond one, ``rms_norm``'s result is.
 
     Raises:
         TypeError, ValueError: shapes or forms that do not fit, tensors that are not contiguous, and
