@@ -11,7 +11,7 @@ import gc
 import statistics
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -343,23 +343,28 @@ def read(path: Path) -> list[Row]:
         return [Row(**row) for row in csv.DictReader(file)]
 
 
-def write(folder: Path, rows: list[Row], steps: dict[str, float]) -> None:
-    """``generate-CONFIG.csv`` and its plot, and ``decode-steps-CONFIG.csv``."""
+def write(folder: Path, rows: list[Row], steps: dict[str, float], kernels: dict[str, tuple[int, float]]) -> None:
+    """``generate-CONFIG.csv`` and its plot, ``decode-steps-CONFIG.csv`` and ``decode-kernels-CONFIG.csv``."""
     folder.mkdir(parents=True, exist_ok=True)
-    name, first = result_name(rows[0].config), rows[0]
-    with (folder / f"{name}.csv").open("w", encoding="utf-8", newline="") as file:
-        writer = csv.DictWriter(file, [field.name for field in fields(Row)], lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(map(asdict, rows))
-    if steps:
-        path = folder / f"{name.replace('generate', 'decode-steps')}.csv"
-        with path.open("w", encoding="utf-8", newline="") as file:
-            plain = csv.writer(file, lineterminator="\n")
-            plain.writerow(("step", "us_per_token", "gpu", "versions", "date"))
-            plain.writerows(
-                (step, f"{1e6 * s:.1f}", first.gpu, first.versions, first.date) for step, s in steps.items()
-            )
+    name = result_name(rows[0].config)
+    _write(folder / f"{name}.csv", [field.name for field in fields(Row)], [tuple(asdict(row).values()) for row in rows])
+    origin = (rows[0].gpu, rows[0].versions, rows[0].date)
+    tables: dict[str, tuple[tuple[str, ...], list[tuple]]] = {
+        "decode-steps": (("step",), [(step, f"{1e6 * s:.1f}") for step, s in steps.items()]),
+        "decode-kernels": (("kernel", "launches"), [(k, n, f"{1e6 * s:.1f}") for k, (n, s) in kernels.items()]),
+    }
+    for kind, (names, lines) in tables.items():
+        if lines:
+            head = (*names, "us_per_token", "gpu", "versions", "date")
+            _write(folder / f"{name.replace('generate', kind)}.csv", head, [(*line, *origin) for line in lines])
     plot(rows, folder / f"{name}.png")
+
+
+def _write(path: Path, head: Sequence[str], lines: Sequence[tuple]) -> None:
+    with path.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(head)
+        writer.writerows(lines)
 
 
 def plot(rows: list[Row], path: Path) -> None:
@@ -398,4 +403,4 @@ def command(config: str, record: bool, peers: bool = True, bits: int | None = No
     print("\n".join(f"{1e6 * seconds:9.1f} µs a token  {step}" for step, seconds in steps.items()), end="\n\n")
     for kernel, (launches, seconds) in sorted(kernels.items(), key=lambda item: -item[1][1]):
         print(f"{1e6 * seconds:9.1f} µs a token  {launches:4d} × {kernel}")
-    write(settings.RECORDED if record else settings.LOCAL, rows, steps)
+    write(settings.RECORDED if record else settings.LOCAL, rows, steps, kernels)

@@ -62,11 +62,13 @@ def test_what_is_recorded_comes_back(environment, tmp_path):
     """Catches a column lost, a missing peer that breaks the plot, and a README section that is left as it was."""
     pytest.importorskip("matplotlib")
     rows = recorded(environment)
-    generate.write(tmp_path, rows, {"eager torch": 1e-2, "PDL": 9e-4})
+    generate.write(tmp_path, rows, {"eager torch": 1e-2, "PDL": 9e-4}, {"decode_linear_kernel": (30, 2e-4)})
     assert generate.read(tmp_path / "generate-llama-3.2-1b.csv") == rows
     assert (tmp_path / "generate-llama-3.2-1b.png").stat().st_size > 10_000
     steps = (tmp_path / "decode-steps-llama-3.2-1b.csv").read_text().splitlines()
     assert [line.split(",")[:2] for line in steps[1:]] == [["eager torch", "10000.0"], ["PDL", "900.0"]]
+    kernels = (tmp_path / "decode-kernels-llama-3.2-1b.csv").read_text().splitlines()
+    assert kernels[1].split(",")[:3] == ["decode_linear_kernel", "30", "200.0"]
     text = figures.updated("a\n<!-- bench:generate-llama-3.2-1b -->\nold\n<!-- /bench -->\nb\n", tmp_path)
     assert "old" not in text and "| pytriton_llama | 1111.1 |" in text
     assert figures.disagreements(text, tmp_path) == []
