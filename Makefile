@@ -13,7 +13,7 @@ WORKERS ?= $(if $(GPU),0,2)
 export OMP_NUM_THREADS = $(if $(GPU),,1)
 export OPENBLAS_NUM_THREADS = $(if $(GPU),,1)
 
-.PHONY: help setup demo test test-all lab bench figures
+.PHONY: help setup demo test test-all lab bench figures first-cells
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1\t\2/p' $(MAKEFILE_LIST)
@@ -69,3 +69,6 @@ bench: setup ## measure every operation beside its peers (needs a GPU)
 
 figures: setup ## plots and README's tables from what is recorded
 	$(BIN)/python -m pytriton_llama.bench.figures
+
+first-cells: setup ## badge and install cell of every notebook, from pyproject's project.urls.Repository
+	$(BIN)/python -m pytriton_llama.course.first_cells

@@ -9,6 +9,7 @@ measure    ours beside its peers: live on a GPU, else as recorded
 source     whether a notebook's kernel is the package's
 widgets    a figure with sliders
 chat       a model to talk to, in a widget; inside: what it computed
+first_cells  how notebooks begin: what `make first-cells` writes
 
 What a notebook's compared cells print is the same where kernels are interpreted and where they are compiled: verdicts
 and exact integers. How far off something was is shown by ``.details()``, in a cell whose output is ignored.

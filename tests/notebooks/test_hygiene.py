@@ -18,6 +18,8 @@ import pytest
 from nbformat import NotebookNode
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
+from pytriton_llama.course.first_cells import begin, is_install
+
 ROOT = Path(__file__).parents[2]
 NOTEBOOKS = sorted((ROOT / "notebooks").rglob("*.ipynb"))
 MAX_OUTPUT_BYTES = 2**20
@@ -195,7 +197,8 @@ def solutions(notebook: NotebookNode, path: Path) -> list[str]:
 
 def length(notebook: NotebookNode, path: Path) -> list[str]:
     """Catches a lesson that grew past what one sitting takes, or is too thin to derive anything."""
-    words, cells = len([word for word in prose(notebook).split() if re.search(r"\w", word)]), len(notebook.cells)
+    words = len([word for word in prose(notebook).split() if re.search(r"\w", word)])
+    cells = len([cell for cell in notebook.cells if not is_install(cell)])
     most_cells, most_words = (90, 3500) if path.stem in LONG else (60, 1800)
     complaints = [] if 35 <= cells <= most_cells else [f"{cells} cells, not 35 to {most_cells}"]
     return complaints + ([] if 1000 <= words <= most_words else [f"{words} words of prose, not 1000 to {most_words}"])
@@ -211,9 +214,9 @@ def long_code(notebook: NotebookNode, path: Path) -> list[str]:
 
 def setup(notebook: NotebookNode, path: Path) -> list[str]:
     """Catches a triton imported before the package has decided how it runs, and harness code ahead of the lesson."""
-    first = code_cells(notebook)[0][1].source
-    good = first.startswith("import pytriton_llama") and first.count("\n") < 6
-    return [] if good else ["the first code cell is no setup of at most 6 lines that imports pytriton_llama first"]
+    (_, install), (_, first) = code_cells(notebook)[:2]
+    good = is_install(install) and first.source.startswith("import pytriton_llama") and first.source.count("\n") < 6
+    return [] if good else ["no install cell, then a setup of at most 6 lines that imports pytriton_llama first"]
 
 
 LESSON_CHECKS: list[Check] = [title, numbering, recap, neighbours, solutions, length, long_code, setup]
@@ -349,7 +352,9 @@ def good_lesson() -> NotebookNode:
         new_code_cell('grade(f, "00.a")'),
         new_markdown_cell(f"## Recap\n\n1. One.\n\nNext: [b]({after})."),
     ]
-    return new_notebook(cells=cells)
+    lesson = new_notebook(cells=cells)
+    begin(lesson, LESSON.relative_to(ROOT), {})
+    return lesson
 
 
 def _replace(old: str, new: str) -> Callable[[NotebookNode], None]:
@@ -379,6 +384,7 @@ LESSON_FAULTS: list[tuple[Check, str, Callable[[NotebookNode], None]]] = [
     (long_code, "everywhere", _replace("x = 1", "x = 1" + "\nx = 2" * 10)),
     (setup, "triton first", _replace("import pytriton_llama\nimport torch", "import triton, pytriton_llama")),
     (setup, "long", _replace("import torch", "import torch" + "\nx" * 6)),
+    (setup, "nothing installed", lambda n: n.cells.pop(1)),
 ]
 
 
