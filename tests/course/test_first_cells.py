@@ -104,6 +104,17 @@ def test_the_cell_installs_the_checkout_around_the_notebook(shell, monkeypatch, 
     """Catches a folder too few or too many, and an extra that the shell takes for a pattern of file names."""
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     assert shell.run_cell(install(begun(place, WITHOUT))).success
-    [(_, _, editable, source, *others)] = shell.pip
-    assert (editable, source) == ("--editable", "git+https://github.com/someone/course#egg=pytriton_llama")
-    assert others == PROJECT["optional-dependencies"]["course"]
+    [(*options, what)] = shell.pip
+    folder, extra = what.split("[")
+    assert options == ["install", "--quiet", "--editable"] and extra == "course]"
+    assert (ROOT / place.parent / folder).resolve() == ROOT
+
+
+def test_the_cell_installs_from_the_address(shell, monkeypatch):
+    """Catches an address cut at its `#` by the shell, and a course without what its notebooks import."""
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    assert shell.run_cell(install(begun(LESSON, project("https://github.com/someone/course")))).success
+    [(*options, source)] = [line[:4] for line in shell.pip]
+    assert options == ["install", "--quiet", "--editable"]
+    assert source == "git+https://github.com/someone/course#egg=pytriton_llama"
+    assert shell.pip[0][4:] == PROJECT["optional-dependencies"]["course"]
