@@ -61,8 +61,9 @@ test-all: test $(GPU_TRITON)/installed ## test, the slow tests, and the kernels 
 	PYTRITON_LLAMA_FAST_INTERPRETER=0 TRITON_INTERPRET=1 $(BIN)/pytest -n $(WORKERS) -m "not slow" tests/kernels --ignore tests/kernels/test_ahead_of_time.py
 	TRITON_INTERPRET=1 $(GPU_TRITON)/bin/python -m pytest -n $(WORKERS) -m "not slow" tests/kernels tests/interpreter
 
+# On rented machines one is often root, as whom Jupyter starts only if asked to.
 lab: setup ## open the notebooks in JupyterLab
-	$(BIN)/jupyter lab notebooks/
+	$(BIN)/jupyter lab $(if $(filter 0,$(shell id -u)),--allow-root) notebooks/
 
 bench: setup ## measure every operation beside its peers (needs a GPU)
 	$(BIN)/pytriton-llama bench

@@ -141,9 +141,9 @@ def timings(notebook: NotebookNode, path: Path) -> list[str]:
 
 
 def prose(notebook: NotebookNode) -> str:
-    """What a reader reads between code, without markup of HTML, links' targets, and fenced code."""
+    """What a reader reads between code, without markup of HTML, links' targets, pictures, and fenced code."""
     text = "\n".join(c.source for c in notebook.cells if c.cell_type == "markdown")
-    text = re.sub(r"```.*?```|<[^>]+>", " ", text, flags=re.DOTALL)
+    text = re.sub(r"```.*?```|<[^>]+>|!\[[^\]]*\]\([^)]*\)", " ", text, flags=re.DOTALL)
     return re.sub(r"\]\([^)]*\)", "]", text)
 
 
