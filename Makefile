@@ -13,7 +13,7 @@ WORKERS ?= $(if $(GPU),0,2)
 export OMP_NUM_THREADS = $(if $(GPU),,1)
 export OPENBLAS_NUM_THREADS = $(if $(GPU),,1)
 
-.PHONY: help setup demo test test-all lab bench figures first-cells
+.PHONY: help setup demo test chromium test-all lab bench figures first-cells
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1\t\2/p' $(MAKEFILE_LIST)
@@ -43,7 +43,7 @@ test: setup ## lint, types, tests, and every notebook against its committed outp
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
-	$(BIN)/pytest -n $(WORKERS) -m "not slow" tests/
+	$(BIN)/pytest -n $(WORKERS) -m "not slow and not browser" tests/
 	$(BIN)/pytest -n $(WORKERS) --dist loadfile --nbval notebooks/
 
 # What a GPU machine runs with, beside what this one has: the gpu lock's triton and numpy, the rest from .venv.
@@ -56,8 +56,12 @@ $(GPU_TRITON)/installed: $(INSTALLED) requirements-gpu.lock
 	    $(shell grep -E '^(triton|numpy)==' requirements-gpu.lock)
 	@touch $@
 
-test-all: test $(GPU_TRITON)/installed ## test, the slow tests, and the kernels under other interpreters
+chromium:
+	@command -v chromium >/dev/null || { echo "make: chromium not found: sudo apt-get install chromium"; exit 1; }
+
+test-all: chromium test $(GPU_TRITON)/installed ## test, the slow tests, a browser's, and the kernels under other interpreters
 	$(BIN)/pytest -n $(WORKERS) -m slow tests/
+	$(BIN)/pytest -m browser tests/browser
 	PYTRITON_LLAMA_FAST_INTERPRETER=0 TRITON_INTERPRET=1 $(BIN)/pytest -n $(WORKERS) -m "not slow" tests/kernels --ignore tests/kernels/test_ahead_of_time.py
 	TRITON_INTERPRET=1 $(GPU_TRITON)/bin/python -m pytest -n $(WORKERS) -m "not slow" tests/kernels tests/interpreter
 
