@@ -65,9 +65,10 @@ test-all: chromium test $(GPU_TRITON)/installed ## test, the slow tests, a brows
 	PYTRITON_LLAMA_FAST_INTERPRETER=0 TRITON_INTERPRET=1 $(BIN)/pytest -n $(WORKERS) -m "not slow" tests/kernels --ignore tests/kernels/test_ahead_of_time.py
 	TRITON_INTERPRET=1 $(GPU_TRITON)/bin/python -m pytest -n $(WORKERS) -m "not slow" tests/kernels tests/interpreter
 
-# On rented machines one is often root, as whom Jupyter starts only if asked to.
+# On rented machines one is often root, as whom Jupyter starts only if asked to. It serves this folder, not notebooks/
+# alone, whose links to the package would lead nowhere.
 lab: setup ## open the notebooks in JupyterLab
-	$(BIN)/jupyter lab $(if $(filter 0,$(shell id -u)),--allow-root) notebooks/
+	$(BIN)/jupyter lab $(if $(filter 0,$(shell id -u)),--allow-root) --LabApp.default_url=/lab/tree/notebooks
 
 bench: setup ## measure every operation beside its peers (needs a GPU)
 	$(BIN)/pytriton-llama bench

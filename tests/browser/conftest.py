@@ -24,16 +24,19 @@ SETTINGS = {
 
 @pytest.fixture(scope="module")
 def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The address of a server of its own folders, with ``{}`` for a notebook's path."""
+    """The address of a server of its own folders, with ``{}`` for a notebook's path below notebooks/."""
     home = tmp_path_factory.mktemp("lab")
-    shutil.copytree(ROOT / "notebooks", home / "notebooks", ignore=shutil.ignore_patterns(".ipynb_checkpoints"))
+    served = home / "served"  # laid out as `make lab` serves it
+    for folder in ("notebooks", "pytriton_llama"):
+        shutil.copytree(ROOT / folder, served / folder, ignore=shutil.ignore_patterns(".*", "__pycache__"))
+    shutil.copy(ROOT / "README.md", served)
     overrides = home / "config" / "labconfig" / "default_setting_overrides.json"
     overrides.parent.mkdir(parents=True)
     overrides.write_text(json.dumps(SETTINGS))
     variables = ("JUPYTER_CONFIG_DIR", "config"), ("JUPYTER_DATA_DIR", "data"), ("JUPYTER_RUNTIME_DIR", "runtime")
     folders = {name: str(home / folder) for name, folder in (*variables, ("IPYTHONDIR", "ipython"))}
     server = subprocess.Popen(
-        [sys.executable, "-m", "jupyterlab", "--no-browser", "--allow-root", "--port=0", home / "notebooks"],
+        [sys.executable, "-m", "jupyterlab", "--no-browser", "--allow-root", "--port=0", served],
         env=os.environ | folders,
         stderr=subprocess.PIPE,
         text=True,
@@ -45,7 +48,7 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         log += line
     # Its further log is of no use, but a full pipe would stop it.
     threading.Thread(target=server.stderr.read, daemon=True).start()
-    yield f"{address[1]}/doc/tree/{{}}{address[2]}"
+    yield f"{address[1]}/doc/tree/notebooks/{{}}{address[2]}"
     server.terminate()  # its kernels end with it
     server.wait(60)
 

@@ -49,11 +49,14 @@ def run_all(page: Page) -> None:
 
 @pytest.mark.parametrize("path", NOTEBOOKS)
 def test_a_notebook_opens(open_notebook: Open, path: str):
-    """Catches a notebook that JupyterLab cannot show, or not without complaints: markup, pictures, stale widgets."""
+    """Catches a notebook that JupyterLab cannot show, or shows with complaints, and links that lead nowhere there."""
     page = open_notebook(path)
     title = nbformat.read(ROOT / "notebooks" / path, as_version=4).cells[0].source.splitlines()[0]
     expect(page.locator(".jp-RenderedMarkdown h1")).to_have_text(re.compile(re.escape(title.removeprefix("# "))))
     assert page.locator(ERRORS).all_inner_texts() == []
+    links = page.locator(".jp-RenderedMarkdown a[href*='/files/']")
+    targets = {link.get_attribute("href") for link in links.all()}
+    assert [target for target in targets if not page.request.head(target).ok] == []
     photograph(page, path.removesuffix(".ipynb"))
 
 
