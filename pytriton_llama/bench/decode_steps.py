@@ -151,7 +151,7 @@ def kernel_times(model: LlamaModel, length: int, replays: int = 5) -> dict[str, 
         graph = captured(steps.fused)
     graph.replay()
     torch.cuda.synchronize()
-    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as profile:
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA], acc_events=True) as profile:
         for _ in range(replays):
             graph.replay()
         torch.cuda.synchronize()
