@@ -25,7 +25,8 @@ from pytriton_llama.llama.sampling import Sampling
 
 MOST_BARS = 8
 WIDE = {"width": "26em"}
-LONG = {"description_width": "8em"}
+BESIDE = {"margin": "0 2em 0 0"}  # what comes to the right, or below where the page is narrow
+LONG = {"description_width": "10em"}
 
 
 def _slider(kind: type, name: str, value: float, first: float, last: float, **rest: Any) -> Any:
@@ -64,13 +65,16 @@ class Chat(ipywidgets.VBox):
             widget.add_class(name)
         self.attention.add_class("chat-attention")
         self.looks = ipywidgets.HBox(
-            [ipywidgets.VBox([self.token, self.bars]), ipywidgets.VBox([self.layer, self.head, self.attention])],
+            [
+                ipywidgets.VBox([self.token, self.bars], layout=BESIDE),
+                ipywidgets.VBox([self.layer, self.head, self.attention]),
+            ],
             layout={"flex_flow": "row wrap", "display": "none"},
         )
         asked = (self.temperature, self.top_k, self.top_p, self.seed, self.max_new_tokens)
         buttons = ipywidgets.HBox([self.generate, self.stop])
-        controls = ipywidgets.VBox([self.prompt, *asked, buttons])
-        answer = ipywidgets.VBox([self.answer, self.note])
+        controls = ipywidgets.VBox([self.prompt, *asked, buttons], layout=BESIDE)
+        answer = ipywidgets.VBox([self.answer, self.note], layout={"flex": "1 1 18em"})
         super().__init__([ipywidgets.HBox([controls, answer], layout={"flex_flow": "row wrap"}), self.looks])
         self.generate.on_click(lambda _: self._start())
         self.stop.on_click(lambda _: self._stopping.set())
@@ -139,7 +143,7 @@ class Chat(ipywidgets.VBox):
         ids = p.topk(min(MOST_BARS, len(p))).indices.tolist()
         ids += [] if chosen in ids else [chosen]
         rows = [
-            _bar(name, float(p[i]), COLOURS[1] if i == chosen else COLOURS[0])
+            _bar(name, float(p[i]), float(p.max()), COLOURS[1] if i == chosen else COLOURS[0])
             for i, name in zip(ids, self._shown(ids), strict=True)
         ]
         self.bars.value = f'<table style="color: inherit">{"".join(rows)}</table>'
@@ -152,8 +156,8 @@ class Chat(ipywidgets.VBox):
         self.attention.value = attention_map(weights, self._shown(self.inside.token_ids), title)
 
 
-def _bar(name: str, p: float, colour: str) -> str:
-    bar = f"width: {12 * p:.2f}em; min-width: 1px; height: 1em; background: {colour}"
+def _bar(name: str, p: float, longest: float, colour: str) -> str:
+    bar = f"width: {12 * p / longest:.2f}em; min-width: 1px; height: 1em; background: {colour}"
     return (
         f'<tr><td style="text-align: right"><code style="white-space: pre">{html.escape(name)}</code></td>'
         f'<td style="min-width: 12em"><div style="{bar}"></div></td><td>{p:.1%}</td></tr>'
