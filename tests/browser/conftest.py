@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Browser, Page, sync_playwright
+from playwright.sync_api import BrowserContext, Page, sync_playwright
 
 ROOT = Path(__file__).parents[2]
 SETTINGS = {
@@ -54,20 +54,21 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 
 @pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
+def browser() -> Iterator[BrowserContext]:
+    """One window's worth: its pages share a cache."""
     chromium = shutil.which("chromium")
     assert chromium, "chromium not found: sudo apt-get install chromium"
     with sync_playwright() as playwright:
         # Chromium's sandbox refuses root, which is who runs CI.
         browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
-        yield browser
+        yield browser.new_context(viewport={"width": 1600, "height": 1000})
         browser.close()
 
 
 @pytest.fixture
-def open_notebook(lab: str, browser: Browser) -> Iterator[Callable[[str], Page]]:
+def open_notebook(lab: str, browser: BrowserContext) -> Iterator[Callable[[str], Page]]:
     """A function from a notebook's path to a page that shows it; in the end its console must be free of errors."""
-    page = browser.new_page(viewport={"width": 1600, "height": 1000})
+    page = browser.new_page()
     complaints: list[str] = []
     page.on("console", lambda message: complaints.append(message.text) if message.type == "error" else None)
     page.on("pageerror", lambda error: complaints.append(str(error)))
