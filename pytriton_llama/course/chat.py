@@ -172,7 +172,7 @@ def attention_map(weights: torch.Tensor, tokens: list[str], title: str) -> bytes
     # Most attention goes to a few tokens: by its square root the rest can be seen.
     image = ax.imshow(weights.numpy(), cmap="Blues", norm=PowerNorm(0.5, 0, 1), interpolation="nearest")
     figure.colorbar(image, ax=ax, shrink=0.7)
-    size = 8 if len(tokens) <= 40 else 5
+    size = 8 if len(tokens) <= 40 else 6
     if len(tokens) <= 80:
         places = range(len(tokens))
         shown = [token.replace("$", r"\$") for token in tokens]
