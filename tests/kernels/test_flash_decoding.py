@@ -64,6 +64,14 @@ def test_any_shape(lengths, window, group):
     check(*inputs(randn, torch.float32, len(lengths), 2 * group, 2, 200, 32, lengths), window=window)
 
 
+def test_strides(randn):
+    """Catches strides mixed up between q, k and v, q's head or batch stride taken for its size, strided lengths."""
+    q = randn(3, 2 * 6, 2 * 32)[:, ::2, :32]
+    k, v = randn(3, 2, 300, 64)[..., :32], randn(300, 3, 2, 32).permute(1, 2, 0, 3)
+    lengths = torch.tensor([300, 0, 17, 0, 299, 0], dtype=torch.int32, device=q.device)[::2]
+    check(q, k, v, lengths)
+
+
 def test_bad_arguments_are_named(randn):
     """Catches lengths in int64, and a cache in another layout."""
     q, k, v, lengths = inputs(randn, torch.float32, 2, 4, 2, 30, 32, [3, 30])

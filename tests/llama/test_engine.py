@@ -157,12 +157,22 @@ def test_ctrl_c_waits_for_the_step(llama, monkeypatch):
     assert llama.generate(PROMPTS, max_new_tokens=6) == expected
 
 
-def test_threads_take_turns(llama):
-    """Catches two threads in the interpreter, or in a capture, at a time."""
+def test_threads_take_turns(llama, monkeypatch):
+    """Catches two threads in a step, and so in the interpreter or in a capture, at a time."""
+    step, inside, most = batch.Batch.step, [], []
+
+    def watched(self) -> None:
+        inside.append(None)
+        most.append(len(inside))
+        step(self)
+        inside.pop()
+
+    monkeypatch.setattr(batch.Batch, "step", watched)
     jobs = [{"seed": seed, "temperature": 1.0, "max_new_tokens": 12} for seed in range(6)]
     expected = [llama.generate(PROMPTS, **job) for job in jobs]
     with ThreadPoolExecutor(3) as pool:
         assert list(pool.map(lambda job: llama.generate(PROMPTS, **job), jobs)) == expected
+    assert max(most) == 1
 
 
 def test_streams_side_by_side(llama):
