@@ -296,6 +296,12 @@ def two_values(x, y, B: tl.constexpr):
 
 
 @triton.jit
+def rows_that_overlap(x, y, B: tl.constexpr):
+    i = tl.arange(0, B)
+    tl.store(y + i[:, None] + i[None, :], tl.load(x + i[:, None] * B + i[None, :]))  # here
+
+
+@triton.jit
 def reads_stored(x, B: tl.constexpr):
     p = tl.program_id(0)
     i = tl.arange(0, B)
@@ -351,8 +357,9 @@ def test_scattered_stores_race():
 
 
 def test_one_store_with_two_values():
-    """Catches a race that needs only one program."""
+    """Catches a race that needs only one program, of pointers with a formula and without."""
     caught(Race, two_values, (1,), torch.arange(32.0), zeros(64), 32)
+    caught(Race, rows_that_overlap, (1,), torch.arange(64.0), zeros(64), 8)
 
 
 def test_load_of_what_another_program_stored():
