@@ -189,10 +189,13 @@ def calls_helper(x, y, B: tl.constexpr):
 
 
 def test_load_out_of_bounds():
-    """Catches a check of the first address only; the message names program, argument and offsets."""
+    """Catches a check of the first address only, or one that is a byte off; the message names program, argument and
+    offsets."""
     message = caught(OutOfBounds, loads_beyond, (3,), zeros(70), zeros(70), 70, 32)
     assert "program (2, 0, 0)" in message and "argument 'x' (float32 (70,))" in message
     assert "26 of 32 elements" in message and "lowest 70, highest 95" in message
+    bytes_ = zeros(31, dtype=torch.int8)
+    assert "load of 1 of 32" in caught(OutOfBounds, loads_beyond, (1,), bytes_, bytes_.clone(), 31, 32)
 
 
 def test_store_out_of_bounds():
