@@ -55,9 +55,12 @@ def assert_alike(ours, expected) -> None:
         assert one.logprobs is None or one.logprobs == pytest.approx(other.logprobs, abs=1e-4)
 
 
-@pytest.mark.parametrize("options", [DRAWS[name] for name in ("random", "restricted", "everything")])
+@pytest.mark.parametrize(
+    "options",
+    [*(DRAWS[name] for name in ("random", "restricted", "everything")), DRAWS["random"] | {"repetition_penalty": 50.0}],
+)
 def test_a_seed_is_a_sequences_own(llama, options):
-    """Catches noise that depends on the batch or on a sequence's place in it."""
+    """Catches noise that depends on the batch or on a sequence's place in it, and a penalty for another's tokens."""
     options = options | {"max_new_tokens": 12}
     together = llama.generate(PROMPTS, **options)
     assert together[0].token_ids != llama.generate(PROMPTS[0], **(options | {"seed": 99})).token_ids
@@ -201,6 +204,8 @@ def test_a_length_that_takes_another_tile(llama, monkeypatch):
     expected = llama.generate([PROMPTS[0], PROMPTS[2]], max_new_tokens=60)
     llama.engine.release()
     monkeypatch.setattr(batch, "SHORT", 16)
+    assert llama.generate([PROMPTS[0], PROMPTS[2]], max_new_tokens=60) == expected
+    llama.engine.graphs, llama.model.ops = False, reference  # a kernel would read on past the view's end
     assert llama.generate([PROMPTS[0], PROMPTS[2]], max_new_tokens=60) == expected
 
 
