@@ -198,6 +198,20 @@ def test_load_out_of_bounds():
     assert "load of 1 of 32" in caught(OutOfBounds, loads_beyond, (1,), bytes_, bytes_.clone(), 31, 32)
 
 
+@triton.jit
+def loads_backwards(x, y, B: tl.constexpr):
+    i = tl.arange(0, B)
+    tl.store(y + i, tl.load(x + 15 - i))  # here
+
+
+def test_load_before_the_beginning():
+    """Catches a block of negative strides whose first element is taken for its lowest."""
+    with trace(extent="view"):
+        loads_backwards[(1,)](zeros(64)[32:], zeros(16), 16)
+    message = caught(OutOfBounds, loads_backwards, (1,), zeros(64)[32:], zeros(32), 32, extent="view")
+    assert "load of 16 of 32" in message and "lowest -16, highest -1" in message
+
+
 def test_store_out_of_bounds():
     """Catches a store that is checked after it happened."""
     guarded = zeros(128)
