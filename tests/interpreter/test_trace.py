@@ -559,6 +559,19 @@ def test_load_of_a_tensor_that_nothing_wrote():
     assert line_of(reads, "# here") in str(info.value) and "element offsets 31" in str(info.value)
 
 
+@triton.jit
+def writes_halves(halves, B: tl.constexpr):
+    tl.store(halves + 2 * tl.arange(0, B), 1.0)
+
+
+def test_load_of_elements_of_which_a_part_was_written():
+    """Catches an element that counts as written with its first byte."""
+    with pytest.raises(Uninitialized, match="loads 32 elements"), trace():
+        x = torch.empty(32)
+        writes_halves[(1,)](x.view(torch.float16), 32)
+        reads[(1,)](x, torch.empty(32), 32, 32)
+
+
 @pytest.mark.parametrize(
     "make",
     [
