@@ -39,7 +39,7 @@ def seen(ids: torch.Tensor, vocab_size: int) -> torch.Tensor:
 @pytest.mark.parametrize("top_k", [None, 1, 5, 1000])
 @pytest.mark.parametrize("top_p", [None, 0.1, 0.7])
 @pytest.mark.parametrize("min_p", [None, 0.05, 1.0])
-@pytest.mark.parametrize("repetition_penalty", [None, 1.5])
+@pytest.mark.parametrize("repetition_penalty", [None, 0.7, 1.5])
 def test_probabilities_as_transformers(temperature, top_k, top_p, min_p, repetition_penalty):
     """Catches another order of the steps, top-p that drops the token that crosses the threshold, no renormalising,
     min-p of all probability instead of the likeliest's, a penalty that makes negative logits likelier."""
