@@ -106,7 +106,7 @@ def p_value(counts: torch.Tensor, probabilities: torch.Tensor) -> float:
 )
 def test_draws_have_their_probabilities(tiny, values):
     """The first and the second token's distributions over 1,000 seeds. Catches noise that is no Gumbel noise, noise
-    that comes again, a penalty that forgets the prompt or the token before, options that a later step loses."""
+    that comes again, a penalty that forgets the prompt, options that a later step loses."""
     prompt = [5, 6, 5]
     drawn = [g.token_ids for g in tiny.generate([prompt] * 1000, max_new_tokens=2, seed=11, **values)]
     first = max({ids[0] for ids in drawn} - set(prompt), key=[ids[0] for ids in drawn].count)
