@@ -47,6 +47,15 @@ def test_pieces(lengths, pieces, monkeypatch, randn):
         check(*arguments, window=37, scale=0.5)
 
 
+@pytest.mark.parametrize("pieces", [1, 3])
+def test_scores_below_zero(pieces, monkeypatch, randn):
+    """Catches a running maximum that starts at 0, in a piece or where pieces are merged: each exp would be 0."""
+    tile = {"BLOCK_B": 1, "BLOCK_N": 16, "BLOCK_D": 32, "BLOCK_G": 16, "MIN_STEPS": 1}
+    monkeypatch.setattr(tiles, "flash_decoding", lambda *_: (pieces, tile))
+    q, k, v, lengths = inputs(randn, torch.float32, 1, 2, 1, 90, 32, [90])
+    check(q.abs(), -k.abs(), v, lengths, scale=10.0)
+
+
 @settings(max_examples=20, deadline=None)
 @given(
     lengths=st.lists(st.integers(0, 200), min_size=1, max_size=3),
