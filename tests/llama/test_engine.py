@@ -89,16 +89,16 @@ def test_logprobs_are_the_models_own(llama, options):
 
 
 def test_eos_or_none(llama):
-    """Catches a sequence that goes on after its end, that ends though nothing should stop it, and one that takes its
+    """Catches a sequence that goes on after its end or after the second kind of end, that ends though nothing should stop it, and one that takes its
     neighbour along."""
     free = llama.generate(PROMPTS, max_new_tokens=40, temperature=1.5, seed=2, stop=[])
     assert [g.finish_reason for g in free] == ["length"] * 3
-    common = free[0].token_ids[10]
-    llama.model.config = dataclasses.replace(llama.config, eos_token_ids=(common, 300))
+    eos = free[0].token_ids[10], free[1].token_ids[20]
+    llama.model.config = dataclasses.replace(llama.config, eos_token_ids=eos)
     llama.engine.release()
     stopped = llama.generate(PROMPTS, max_new_tokens=40, temperature=1.5, seed=2)
     for one, whole in zip(stopped, free, strict=True):
-        ends = [i for i, token in enumerate(whole.token_ids) if token in (common, 300)]
+        ends = [i for i, token in enumerate(whole.token_ids) if token in eos]
         assert one.token_ids == whole.token_ids[: ends[0] if ends else None]
         assert one.finish_reason == ("stop" if ends else "length")
     assert llama.generate(PROMPTS, max_new_tokens=40, temperature=1.5, seed=2, stop=[]) == free
