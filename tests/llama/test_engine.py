@@ -89,8 +89,8 @@ def test_logprobs_are_the_models_own(llama, options):
 
 
 def test_eos_or_none(llama):
-    """Catches a sequence that goes on after its end or after the second kind of end, that ends though nothing should stop it, and one that takes its
-    neighbour along."""
+    """Catches a sequence that goes on after either kind of end, that ends though nothing should stop it, and one that
+    takes its neighbour along."""
     free = llama.generate(PROMPTS, max_new_tokens=40, temperature=1.5, seed=2, stop=[])
     assert [g.finish_reason for g in free] == ["length"] * 3
     eos = free[0].token_ids[10], free[1].token_ids[20]
