@@ -226,6 +226,16 @@ def test_prefill_in_chunks(llama, chunk, monkeypatch):
     torch.testing.assert_close(chunked_values, values, rtol=1e-5, atol=1e-5)
 
 
+def test_a_full_cache_is_not_passed(llama):
+    """Catches a token beyond the cache's end: it would be another sequence's first."""
+    cache = KVCache(llama.config, 2, 4, llama.model.device, torch.float32)
+    for sequence, count in enumerate((4, 2)):
+        llama.model.prefill(torch.arange(count).to(llama.model.device), cache, sequence)
+    before = cache.keys[:, 1, :, :2].clone()
+    llama.model.decode(torch.tensor([5, 6], device=llama.model.device), cache)
+    assert cache.lengths.tolist() == [4, 3] and torch.equal(cache.keys[:, 1, :, :2], before)
+
+
 def test_padding_leaves_no_trace(llama):
     """Catches logits of the padding, and a prompt that sees it."""
     ids, device = torch.arange(20, 60), llama.model.device
