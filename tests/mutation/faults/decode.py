@@ -1,4 +1,4 @@
-"""Faults in a decode step's own kernels."""
+"""Faults in a decode step's kernels."""
 
 FAULTS = {
     "kernels/decode_linear.py": [
@@ -51,6 +51,12 @@ FAULTS = {
             "kernels/test_bounds.py::test_decode_step",
         ),
         (
+            "decode_qkv: k's strides for the cache of v",
+            "    v_cache = (v_cache_ptr, v_batch_stride, v_head_stride, v_row_stride)",
+            "    v_cache = (v_cache_ptr, k_batch_stride, k_head_stride, k_row_stride)",
+            "kernels/test_decode_linear.py::test_qkv_apart",
+        ),
+        (
             "decode_linear, some rows: up without the norm's weight",
             "up = (up * norm).to(x.dtype)",
             "up = up.to(x.dtype)",
@@ -97,6 +103,123 @@ FAULTS = {
             "need(k_cache.stride(3) == v_cache.stride(3) == 1",
             "need(k_cache.stride(3) == 1",
             "kernels/test_decode_linear.py::test_bad_arguments_are_named",
+        ),
+    ],
+    "kernels/flash_decoding.py": [
+        (
+            "flash_decoding: pieces merged in base e",
+            "weights = tl.exp2(lse - shift[None, :])",
+            "weights = tl.exp(lse - shift[None, :])",
+            "kernels/test_flash_decoding.py::test_pieces",
+        ),
+        (
+            "flash_decoding: a log-sum-exp of two bases",
+            "row_max + tl.log2(row_sum), mask=mask_g)",
+            "row_max + tl.log(row_sum), mask=mask_g)",
+            "kernels/test_flash_decoding.py::test_pieces",
+        ),
+        (
+            "flash_decoding: a piece that is not there counts",
+            'lse = tl.load(lse_ptr + rows, mask=mask, other=float("-inf")',
+            "lse = tl.load(lse_ptr + rows, mask=mask, other=0.0",
+            "kernels/test_flash_decoding.py::test_pieces",
+        ),
+        (
+            "flash_decoding: the merge does not rescale",
+            "acc = acc * rescale[:, None] + tl.sum(partial",
+            "acc = acc + tl.sum(partial",
+            "kernels/test_flash_decoding.py::test_pieces",
+        ),
+        (
+            "flash_decoding: the merge's maximum starts at 0",
+            'top = tl.full((BLOCK_R,), float("-inf"), tl.float32)',
+            "top = tl.zeros((BLOCK_R,), tl.float32)",
+            "kernels/test_flash_decoding.py::test_scores_below_zero",
+        ),
+        (
+            "flash_decoding: a sequence without keys has no piece",
+            "tl.maximum(tl.cdiv(steps, steps_per_piece), 1), 0)",
+            "tl.cdiv(steps, steps_per_piece), 0)",
+            "kernels/test_flash_decoding.py::test_lengths_of_their_own",
+        ),
+        (
+            "flash_decoding: a window of one key too many",
+            "first = tl.maximum(stop - window, 0)",
+            "first = tl.maximum(stop - window - 1, 0)",
+            "kernels/test_flash_decoding.py::test_pieces",
+        ),
+        (
+            "flash_decoding: a window from before the first key",
+            "first = tl.maximum(stop - window, 0)",
+            "first = stop - window",
+            "kernels/test_flash_decoding.py::test_pieces",
+        ),
+        (
+            "flash_decoding: too few programs for pieces that are not full",
+            "programs = (pieces + batch - 1) * kv_heads",
+            "programs = pieces * kv_heads",
+            "kernels/test_flash_decoding.py::test_lengths_of_their_own",
+        ),
+        (
+            "flash_decoding: k's row stride for v",
+            "head * v_head_stride, k_row_stride, v_row_stride, offs_g,",
+            "head * v_head_stride, k_row_stride, k_row_stride, offs_g,",
+            "kernels/test_flash_decoding.py::test_strides",
+        ),
+        (
+            "flash_decoding: k's strides for v",
+            "v_ptr + batch * v_batch_stride + head * v_head_stride",
+            "v_ptr + batch * k_batch_stride + head * k_head_stride",
+            "kernels/test_flash_decoding.py::test_strides",
+        ),
+        (
+            "flash_decoding: q's head stride taken for head_dim",
+            "q_ptrs = q_ptr + batch * q_batch_stride + heads[:, None] * q_head_stride",
+            "q_ptrs = q_ptr + batch * q_batch_stride + heads[:, None] * HEAD_DIM",
+            "kernels/test_flash_decoding.py::test_strides",
+        ),
+        (
+            "flash_decoding: q's batch stride taken for its size",
+            "q_ptr + batch * q_batch_stride + heads",
+            "q_ptr + batch * kv_heads * GROUP * HEAD_DIM + heads",
+            "kernels/test_flash_decoding.py::test_strides",
+        ),
+        (
+            "flash_decoding: scores in base e, powers of 2",
+            "scale * math.log2(math.e),",
+            "scale,",
+            "kernels/test_flash_decoding.py::test_lengths_of_their_own",
+        ),
+        (
+            "flash_decoding: the counter is not put back to 0",
+            "tl.store(counter_ptr + batch * kv_heads + head, 0)  # for the next launch",
+            "pass",
+            "kernels/test_flash_decoding.py::test_pieces",
+        ),
+        (
+            "flash_decoding: a piece reads its last tile to the end",
+            "start, stop, stop, None, qk_scale,",
+            "start, start + BLOCK_N * tl.cdiv(stop - start, BLOCK_N), start + BLOCK_N * tl.cdiv(stop "
+            "- start, BLOCK_N), None, qk_scale,",
+            "kernels/test_flash_decoding.py::test_lengths_of_their_own",
+        ),
+        (
+            "flash_decoding: query heads dealt out round robin",
+            "heads = head * GROUP + offs_g",
+            "heads = offs_g * kv_heads + head",
+            "kernels/test_flash_decoding.py::test_lengths_of_their_own",
+        ),
+        (
+            "flash_decoding: strided lengths read as if contiguous",
+            "lengths.contiguous(),",
+            "lengths,",
+            "kernels/test_flash_decoding.py::test_strides",
+        ),
+        (
+            "flash_decoding: batch × stride in 32 bits",
+            "batch, head = sequence.to(tl.int64), kv_head.to(tl.int64)",
+            "batch, head = sequence, kv_head",
+            "kernels/test_offsets.py::test_attention",
         ),
     ],
 }

@@ -1,4 +1,4 @@
-"""Faults in the engine, sampling and the model."""
+"""Faults in the engine, sampling and streams."""
 
 FAULTS = {
     "llama/engine.py": [
@@ -53,6 +53,12 @@ FAULTS = {
             "row = (self.steps[:1].long() - 1) % SLOTS",
             "row = self.steps[:1].long() % SLOTS",
             "llama/test_engine.py::test_logprobs_are_the_models_own",
+        ),
+        (
+            "batch: the penalty forgets the answer's tokens",
+            "            self.seen.scatter_(1, drawn, True)",
+            "            pass",
+            "llama/test_generator.py::test_repetition_penalty_as_transformers",
         ),
         (
             "batch: log-probabilities after penalty and restrictions",
@@ -127,6 +133,50 @@ FAULTS = {
             "return self.stop is None or bool(self.stop_strings)",
             "return self.stop is None",
             "llama/test_generator.py::test_stop_strings",
+        ),
+        (
+            "sampling: a temperature of NaN",
+            'if not 0 <= self.temperature < float("inf"):',
+            "if self.temperature < 0:",
+            "llama/test_sampling.py::test_values_outside_their_range_are_named",
+        ),
+    ],
+    "llama/generator.py": [
+        (
+            "generator: one token more than was asked for",
+            "len(ids) + options.max_new_tokens - 1)",
+            "len(ids) + options.max_new_tokens)",
+            "llama/test_generator.py::test_a_model_of_random_weights_speaks_in_token_ids",
+        ),
+        (
+            "generator: ends one token early",
+            "last = len(prompts[i]) + made > limits[i]",
+            "last = len(prompts[i]) + made >= limits[i]",
+            "llama/test_generator.py::test_a_model_of_random_weights_speaks_in_token_ids",
+        ),
+        (
+            "generator: the first sequence's end ends all",
+            "if tokens[i] in end:",
+            "if tokens[0] in end:",
+            "llama/test_engine.py::test_eos_or_none",
+        ),
+        (
+            "generator: perplexity counts the first token of a piece",
+            "math.ceil(len(ids) / context)))",
+            "1))",
+            "llama/test_generator.py::test_perplexity_of_pieces",
+        ),
+        (
+            "generator: a token id just outside the vocabulary",
+            "0 <= min(ids) <= max(ids) < vocab_size",
+            "0 <= min(ids) <= max(ids) <= vocab_size",
+            "llama/test_generator.py::test_bad_requests_are_named",
+        ),
+        (
+            "generator: only the first end-of-text token ends",
+            "end = self.config.eos_token_ids if options.eos else ()",
+            "end = self.config.eos_token_ids[:1] if options.eos else ()",
+            "llama/test_engine.py::test_eos_or_none",
         ),
     ],
 }

@@ -116,4 +116,18 @@ FAULTS = {
             "kernels/test_quantized_linear.py::test_qkv",
         ),
     ],
+    "kernels/quantized_weight.py": [
+        (
+            "join: the minima are lost",
+            "return QuantizedWeight(packed, scales, minima, first.bits, first.group_size)",
+            "return QuantizedWeight(packed, scales, None, first.bits, first.group_size)",
+            "kernels/test_quantized_linear.py::test_rows_of_several_weights",
+        ),
+        (
+            "pack: the highest field loses its top bit",
+            "torch.where(words < 2**31, words, words - 2**32)",
+            "torch.where(words < 2**31, words, words - 2**31)",
+            "kernels/test_quantized_linear.py::test_against_fp64",
+        ),
+    ],
 }
