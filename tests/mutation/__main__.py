@@ -23,8 +23,8 @@ CAUGHT = "caught"
 FAILED = 1  # pytest's exit code; others, but for a signal's, are no verdict on the fault
 
 
-def run(checkout: Path, tests: Iterable[str], workers: int = 0) -> tuple[int | None, str]:
-    """pytest's exit code, None where it ran past LIMIT, and the test that failed, or pytest's last line."""
+def run(checkout: Path, tests: Iterable[str], workers: int = 0, limit: int | None = None) -> tuple[int | None, str]:
+    """pytest's exit code, None where it ran past ``limit`` seconds, and the test that failed, or pytest's last line."""
     command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", "-n", str(workers)]
     try:
         done = subprocess.run(
@@ -34,7 +34,7 @@ def run(checkout: Path, tests: Iterable[str], workers: int = 0) -> tuple[int | N
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
-            timeout=LIMIT,
+            timeout=limit,
         )
     except subprocess.TimeoutExpired:
         return None, ""
@@ -57,7 +57,7 @@ def judge(fault: Fault) -> tuple[str, str]:
         if not fault.fits(package):
             return "stale", "its text does not stand there once"
         fault.plant(package)
-        code, said = run(Path(folder), fault.tests.split())
+        code, said = run(Path(folder), fault.tests.split(), limit=LIMIT)
     if code is None:
         return "no verdict", f"tests ran for more than {LIMIT} seconds"
     if code == FAILED or code < 0:
