@@ -13,7 +13,7 @@ WORKERS ?= $(if $(GPU),0,2)
 export OMP_NUM_THREADS = $(if $(GPU),,1)
 export OPENBLAS_NUM_THREADS = $(if $(GPU),,1)
 
-.PHONY: help setup demo test chromium test-all lab bench figures first-cells
+.PHONY: help setup demo test chromium test-all mutation lab bench figures first-cells
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1\t\2/p' $(MAKEFILE_LIST)
@@ -64,6 +64,9 @@ test-all: chromium test $(GPU_TRITON)/installed ## test, the slow tests, a brows
 	$(BIN)/pytest -m browser tests/browser
 	PYTRITON_LLAMA_FAST_INTERPRETER=0 TRITON_INTERPRET=1 $(BIN)/pytest -n $(WORKERS) -m "not slow" tests/kernels --ignore tests/kernels/test_ahead_of_time.py
 	TRITON_INTERPRET=1 $(GPU_TRITON)/bin/python -m pytest -n $(WORKERS) -m "not slow" tests/kernels tests/interpreter
+
+mutation: setup ## plant slips in copies of the package, and say which ones the tests catch
+	$(BIN)/python -m tests.mutation
 
 # On rented machines one is often root, as whom Jupyter starts only if asked to. It serves this folder, not notebooks/
 # alone, whose links to the package would lead nowhere.

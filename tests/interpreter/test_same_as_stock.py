@@ -117,6 +117,19 @@ def test_two_dimensional_masks(kernel, size, strides):
 
 
 @triton.jit
+def one_row(x, y, M, N, B: tl.constexpr):
+    m = tl.arange(0, 1)[:, None]
+    n = tl.arange(0, B)[None, :]
+    tl.store(y + m * B + n, tl.load(x + m * B + n, mask=(m < M) & (n < N), other=-1.0))
+
+
+@pytest.mark.parametrize("size", [(0, 11), (1, 11), (1, 0)])
+def test_masks_of_one_row(size):
+    """Catches a mask of one element that lets nothing through, broadcast to one that lets all through."""
+    same(one_row, (1,), rand(16), zeros(16), *size, 16)
+
+
+@triton.jit
 def large_frame(x, y, M, N, B: tl.constexpr):
     m = tl.arange(0, B)[:, None]
     n = tl.arange(0, B)[None, :]

@@ -189,10 +189,27 @@ def calls_helper(x, y, B: tl.constexpr):
 
 
 def test_load_out_of_bounds():
-    """Catches a check of the first address only; the message names program, argument and offsets."""
+    """Catches a check of the first address only, or one that is a byte off; the message names program, argument and
+    offsets."""
     message = caught(OutOfBounds, loads_beyond, (3,), zeros(70), zeros(70), 70, 32)
     assert "program (2, 0, 0)" in message and "argument 'x' (float32 (70,))" in message
     assert "26 of 32 elements" in message and "lowest 70, highest 95" in message
+    bytes_ = zeros(31, dtype=torch.int8)
+    assert "load of 1 of 32" in caught(OutOfBounds, loads_beyond, (1,), bytes_, bytes_.clone(), 31, 32)
+
+
+@triton.jit
+def loads_backwards(x, y, B: tl.constexpr):
+    i = tl.arange(0, B)
+    tl.store(y + i, tl.load(x + 15 - i))  # here
+
+
+def test_load_before_the_beginning():
+    """Catches a block of negative strides whose first element is taken for its lowest."""
+    with trace(extent="view"):
+        loads_backwards[(1,)](zeros(64)[32:], zeros(16), 16)
+    message = caught(OutOfBounds, loads_backwards, (1,), zeros(64)[32:], zeros(32), 32, extent="view")
+    assert "load of 16 of 32" in message and "lowest -16, highest -1" in message
 
 
 def test_store_out_of_bounds():
@@ -296,6 +313,12 @@ def two_values(x, y, B: tl.constexpr):
 
 
 @triton.jit
+def rows_that_overlap(x, y, B: tl.constexpr):
+    i = tl.arange(0, B)
+    tl.store(y + i[:, None] + i[None, :], tl.load(x + i[:, None] * B + i[None, :]))  # here
+
+
+@triton.jit
 def reads_stored(x, B: tl.constexpr):
     p = tl.program_id(0)
     i = tl.arange(0, B)
@@ -351,8 +374,9 @@ def test_scattered_stores_race():
 
 
 def test_one_store_with_two_values():
-    """Catches a race that needs only one program."""
+    """Catches a race that needs only one program, of pointers with a formula and without."""
     caught(Race, two_values, (1,), torch.arange(32.0), zeros(64), 32)
+    caught(Race, rows_that_overlap, (1,), torch.arange(64.0), zeros(64), 8)
 
 
 def test_load_of_what_another_program_stored():
@@ -533,6 +557,19 @@ def test_load_of_a_tensor_that_nothing_wrote():
         writes[(1,)](x, 31, 32)
         reads[(1,)](x, torch.empty(32), 32, 32)
     assert line_of(reads, "# here") in str(info.value) and "element offsets 31" in str(info.value)
+
+
+@triton.jit
+def writes_halves(halves, B: tl.constexpr):
+    tl.store(halves + 2 * tl.arange(0, B), 1.0)
+
+
+def test_load_of_elements_of_which_a_part_was_written():
+    """Catches an element that counts as written with its first byte."""
+    with pytest.raises(Uninitialized, match="loads 32 elements"), trace():
+        x = torch.empty(32)
+        writes_halves[(1,)](x.view(torch.float16), 32)
+        reads[(1,)](x, torch.empty(32), 32, 32)
 
 
 @pytest.mark.parametrize(

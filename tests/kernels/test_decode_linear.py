@@ -70,7 +70,9 @@ def test_any_shape(M, N, K):
 
 def qkv_inputs(randn, dtype, rows, heads, kv_heads, head_dim, hidden=96, max_length=12):
     N = (heads + 2 * kv_heads) * head_dim
-    caches = [torch.full((rows, kv_heads, max_length, head_dim), float("nan"), dtype=dtype) for _ in range(2)]
+    # Each in a layout of its own: (rows, kv_heads, max_length, head_dim), and (max_length, rows, …).
+    k_cache = torch.full((rows, kv_heads, max_length, head_dim), float("nan"), dtype=dtype)
+    v_cache = torch.full((max_length, rows, kv_heads, head_dim), float("nan"), dtype=dtype).permute(1, 2, 0, 3)
     x = randn(rows, hidden, dtype=dtype)
     lengths = (torch.arange(rows, dtype=torch.int32) * 5) % (max_length + 1)
     return (
@@ -82,14 +84,16 @@ def qkv_inputs(randn, dtype, rows, heads, kv_heads, head_dim, hidden=96, max_len
         randn(max_length, head_dim),
         randn(max_length, head_dim),
         lengths.to(x.device),
-        *(cache.to(x.device) for cache in caches),
+        k_cache.to(x.device),
+        v_cache.to(x.device),
     )
 
 
 @pytest.mark.parametrize(("heads", "kv_heads", "head_dim"), [(4, 2, 16), (3, 1, 80), (2, 2, 64)])
 def test_qkv(heads, kv_heads, head_dim, rows, dtype, randn):
     """Catches partners of a turn taken side by side, v turned as well, a position off by one, a head's k in another
-    head's place, anything written for a sequence without tokens or beside the newest token (there it stays NaN)."""
+    head's place, k's strides for v's cache, anything written for a sequence without tokens or beside the newest token
+    (there it stays NaN)."""
     arguments = qkv_inputs(randn, dtype, rows, heads, kv_heads, head_dim)
     doubled = [a.double() if isinstance(a, torch.Tensor) and a.is_floating_point() else a for a in arguments]
     q, oracle = decode_qkv(*arguments), reference.decode_qkv(*doubled)
@@ -128,6 +132,10 @@ def test_bad_arguments_are_named(randn):
         with pytest.raises(ValueError, match=message):
             call()
     arguments = list(qkv_inputs(randn, torch.float32, 2, 4, 2, 16))
+    for i in (8, 9):
+        wrong = [*arguments[:i], arguments[i].transpose(2, 3).contiguous().transpose(2, 3), *arguments[i + 1 :]]
+        with pytest.raises(ValueError, match="last stride of 1"):
+            decode_qkv(*wrong)
     for i, message in ((7, "lengths are"), (5, "cos is")):
         wrong = [*arguments[:i], arguments[i].double(), *arguments[i + 1 :]]
         with pytest.raises(TypeError, match=message):

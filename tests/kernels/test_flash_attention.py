@@ -44,11 +44,11 @@ def test_head_dims(head_dim, causal, dtype, randn):
 @pytest.mark.parametrize(
     "lengths", [(1, 1), (1, 300), (300, 1), (257, 511), (300, 40), (128, 128), (600, 600)], ids=str
 )
-@pytest.mark.parametrize("options", [{}, {"causal": True}, {"causal": True, "window": 33}], ids=str)
+@pytest.mark.parametrize("options", [{}, *({"causal": True, "window": w} for w in (None, 33, 300))], ids=str)
 @BOTH_KERNELS
 def test_lengths(lengths, options, head_dim, precision, randn):
     """Catches an off-by-one diagonal, causal aligned to the start instead of the end, 0 / 0 for a query without keys,
-    a skipped or twice counted tile at the window's or the diagonal's edge."""
+    a skipped, unmasked or twice counted tile at the window's or the diagonal's edge (a window of 300 holds a tile)."""
     q, k, v = (randn(1, 2, lengths[i], head_dim, dtype=precision) for i in (0, 1, 1))
     check(q, k, v, **options)
 
@@ -94,10 +94,10 @@ def test_scale_that_is_not_positive(scale, randn):
 
 @BOTH_KERNELS
 def test_strides(head_dim, precision, randn):
-    """Catches strides mixed up between q, k and v: each has a layout of its own."""
+    """Catches strides mixed up between q, k and v, in the first tile or from tile to tile: each has its own layout."""
     q = randn(2, 60, 4, head_dim, dtype=precision).transpose(1, 2)
-    k = randn(2, 2, 80, 2 * head_dim, dtype=precision)[..., :head_dim]
-    v = randn(80, 2, 2, head_dim, dtype=precision).permute(1, 2, 0, 3)
+    k = randn(2, 2, 300, 2 * head_dim, dtype=precision)[..., :head_dim]
+    v = randn(300, 2, 2, head_dim, dtype=precision).permute(1, 2, 0, 3)
     check(q, k, v, causal=True, scale=0.3)
 
 

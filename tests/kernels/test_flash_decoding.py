@@ -47,6 +47,15 @@ def test_pieces(lengths, pieces, monkeypatch, randn):
         check(*arguments, window=37, scale=0.5)
 
 
+@pytest.mark.parametrize("pieces", [1, 3])
+def test_scores_below_zero(pieces, monkeypatch, randn):
+    """Catches a running maximum that starts at 0, in a piece or where pieces are merged: each exp would be 0."""
+    tile = {"BLOCK_B": 1, "BLOCK_N": 16, "BLOCK_D": 32, "BLOCK_G": 16, "MIN_STEPS": 1}
+    monkeypatch.setattr(tiles, "flash_decoding", lambda *_: (pieces, tile))
+    q, k, v, lengths = inputs(randn, torch.float32, 1, 2, 1, 90, 32, [90])
+    check(q.abs(), -k.abs(), v, lengths, scale=10.0)
+
+
 @settings(max_examples=20, deadline=None)
 @given(
     lengths=st.lists(st.integers(0, 200), min_size=1, max_size=3),
@@ -62,6 +71,14 @@ def test_any_shape(lengths, window, group):
         return torch.randn(*shape, generator=generator).to(device, dtype)
 
     check(*inputs(randn, torch.float32, len(lengths), 2 * group, 2, 200, 32, lengths), window=window)
+
+
+def test_strides(randn):
+    """Catches strides mixed up between q, k and v, q's head or batch stride taken for its size, strided lengths."""
+    q = randn(3, 2 * 6, 2 * 32)[:, ::2, :32]
+    k, v = randn(3, 2, 300, 64)[..., :32], randn(300, 3, 2, 32).permute(1, 2, 0, 3)
+    lengths = torch.tensor([300, 0, 17, 0, 299, 0], dtype=torch.int32, device=q.device)[::2]
+    check(q, k, v, lengths)
 
 
 def test_bad_arguments_are_named(randn):

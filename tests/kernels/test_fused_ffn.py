@@ -46,12 +46,14 @@ def test_swiglu_of_real_sizes(shape, dtype, randn):
 
 @pytest.mark.skipif(not interpreted(), reason="the GPU has its own TMA")
 def test_swiglu_with_tma(monkeypatch, randn):
-    """Catches gate and up exchanged where up lies first in memory, and a descriptor that reaches one of them only."""
+    """Catches gate and up exchanged where up lies first in memory, and a descriptor that reaches one of them only,
+    or one for weights whose rows are not equally far apart."""
     tile = {"BLOCK_M": 16, "BLOCK_N": 32, "BLOCK_K": 16, "GROUP_M": 2, "WIDTH": 16, "PERSISTENT": True}
     monkeypatch.setattr(arguments, "has_tma", lambda device: True)
-    monkeypatch.setattr(tiles, "swiglu", lambda M, N, K, dtype, device, tma, tma_y: (3, tile) if tma else None)
+    monkeypatch.setattr(tiles, "swiglu", lambda *_: (3, tile))
     x, both = randn(37, 104, dtype=torch.float16), randn(2 * 72, 104, dtype=torch.float16, scale=0.1)
-    for gate, up in (both.chunk(2), both.chunk(2)[::-1]):
+    wider = randn(72, 112, dtype=torch.float16, scale=0.1)[:, :104]
+    for gate, up in (both.chunk(2), both.chunk(2)[::-1], (both[:72], wider)):
         assert_close(swiglu(x, gate, up), reference.swiglu(x.double(), gate.double(), up.double()))
 
 

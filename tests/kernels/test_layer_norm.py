@@ -25,6 +25,15 @@ def test_large_mean(columns, randn):
     assert (layer_norm(x, weight, bias).double() - oracle).abs().max() < 1e-3
 
 
+def test_drifting_row(randn):
+    """Catches blocks merged without their means' distance, and the product of two counts in 32 bits: it passes 2³¹."""
+    columns = 200_000
+    x = randn(2, columns) + torch.linspace(0, 20, columns).to(randn(1).device)
+    weight, bias = randn(columns), randn(columns)
+    oracle = reference.layer_norm(x.double(), weight.double(), bias.double())
+    assert_close(layer_norm(x, weight, bias), oracle)
+
+
 def test_constant_row(randn):
     """Catches a variance that comes out negative: its root would be NaN."""
     x = torch.full((3, 100), 0.1, device=randn(1).device)

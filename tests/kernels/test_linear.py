@@ -46,6 +46,9 @@ def test_strides_and_leading_dimensions(randn):
     weight, residual = randn(40, 30).t(), randn(5, 3, 30).transpose(0, 1)
     oracle = reference.linear(x.double(), weight.double(), residual=residual.double())
     assert_close(linear(x, weight, residual=residual), oracle)
+    for residual in (randn(15, 50)[:, 10:40], randn(30, 15).t()):
+        oracle = reference.linear(x.reshape(15, 40).double(), weight.double(), residual=residual.double())
+        assert_close(linear(x.reshape(15, 40), weight, residual=residual), oracle)
 
 
 def test_what_lies_past_k_is_not_read(dtype, randn):

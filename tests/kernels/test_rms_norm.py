@@ -24,21 +24,29 @@ def test_add_rms_norm(shape, dtype, randn):
     assert_close(normed, reference.rms_norm(total.double(), weight.double()))
 
 
-def test_squares_are_summed_in_float32(randn):
+LENGTHS = pytest.mark.parametrize("columns", [512, 40_001])  # of a row that is one block, and of one that is walked
+
+
+@LENGTHS
+def test_squares_are_summed_in_float32(columns, randn):
     """Catches fp16 accumulation: 300² is beyond fp16."""
-    x = randn(4, 512, dtype=torch.float16) + 300
-    weight = torch.ones(512, dtype=torch.float16, device=x.device)
+    x = randn(4, columns, dtype=torch.float16) + 300
+    weight = torch.ones(columns, dtype=torch.float16, device=x.device)
     assert_close(rms_norm(x, weight), reference.rms_norm(x.double(), weight.double()))
 
 
-def test_rounds_before_weighting_as_llama_does(randn):
-    """Catches the weight applied in float32, with one rounding: other logits than Hugging Face's."""
-    x, weight = randn(64, 512, dtype=torch.float16), randn(512, dtype=torch.float16)
+@LENGTHS
+def test_rounds_before_weighting_as_llama_does(columns, randn):
+    """Catches the weight applied in float32, with one rounding: other logits than Hugging Face's; and a norm of the sum
+    before it is rounded."""
+    first, residual, weight = (randn(*s, columns, dtype=torch.float16) for s in ((64,), (64,), ()))
+    normed, x = add_rms_norm(first, residual, weight)
     wide = x.float() * torch.rsqrt(x.float().square().mean(-1, keepdim=True) + 1e-6)
     llama, other = wide.half() * weight, (wide * weight.float()).half()
     assert (llama != other).float().mean() > 0.1  # the orders can be told apart here
     # A reciprocal root that is off by its last bit flips a rounding now and then.
     assert (rms_norm(x, weight) != llama).float().mean() < 0.01
+    assert (normed != llama).float().mean() < 0.01
 
 
 def test_strided_input(randn):

@@ -16,10 +16,12 @@ def angles(randn, *shape):
 @pytest.mark.parametrize("head_dim", [16, 64, 80])
 @pytest.mark.parametrize("length", [1, 37])
 def test_as_transformers(heads, head_dim, length, dtype, randn):
-    """Catches the interleaved layout, a sign, k turned with q's heads, padded heads or halves that are written."""
+    """Catches the interleaved layout, a sign, k turned with q's heads, padded heads or halves that are written,
+    and the table's first half taken for both."""
     q = randn(2, heads[0], length, head_dim, dtype=dtype)
     k = randn(2, heads[1], length, head_dim, dtype=dtype)
-    for cos, sin in (angles(randn, length, head_dim), angles(randn, 2, length, head_dim)):
+    any_rotation = randn(length, head_dim), randn(length, head_dim)
+    for cos, sin in (angles(randn, length, head_dim), angles(randn, 2, length, head_dim), any_rotation):
         batched = (cos.double().expand(2, -1, -1), sin.double().expand(2, -1, -1))
         oracle = apply_rotary_pos_emb(q.double(), k.double(), *batched)
         for actual, expected in zip(rotary_embedding(q, k, cos, sin), oracle, strict=True):

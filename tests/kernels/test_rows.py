@@ -9,6 +9,8 @@ from pytriton_llama.kernels import tiles
 from pytriton_llama.runtime import interpreted
 from tests.tolerances import assert_close
 
+# Longer than what an interpreted program takes as one block.
+LONG = tiles.INTERPRETED_ROW + 20
 # Each gives the same shape (..., N) as a view of something else.
 LAYOUTS = {
     "contiguous": lambda randn: randn(6, 40),
@@ -25,6 +27,7 @@ LAYOUTS = {
     "a single column": lambda randn: randn(6, 40)[:, 3:4],
     "transposed and long": lambda randn: randn(1100, 5).t(),
     "odd rows": lambda randn: randn(7, 37),
+    "part of a row longer than a block": lambda randn: randn(3, LONG + 60)[:, 20:-40],
 }
 
 
@@ -74,10 +77,11 @@ def test_layouts(op, layout, randn):
         assert ours.is_contiguous() or not x.is_contiguous()
 
 
-@pytest.mark.parametrize("op", ["add_rms_norm", "silu_mul"])
-def test_inputs_of_different_layouts(op, randn):
-    """Catches the strides of one input used for the other."""
-    x, other, weight = randn(40, 3, 6).permute(1, 2, 0), randn(6, 3, 40).transpose(0, 1), randn(40)
+@pytest.mark.parametrize("N", [40, LONG])
+@pytest.mark.parametrize("op", ["rms_norm", "add_rms_norm", "layer_norm", "silu_mul"])
+def test_inputs_of_different_layouts(op, N, randn):
+    """Catches the strides of one input used for the other, and a strided weight read as a contiguous one."""
+    x, other, weight = randn(N, 3, 6).permute(1, 2, 0), randn(6, 3, N).transpose(0, 1), randn(N, 2)[:, 1]
     result = call(op, x, other, weight, kernels)
     oracle = call(op, x.double(), other.double(), weight.double(), reference)
     for ours, expected in zip(*(r if isinstance(r, tuple) else (r,) for r in (result, oracle)), strict=True):

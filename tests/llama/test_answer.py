@@ -59,6 +59,11 @@ def test_reasons_and_tokens():
     assert feed(["a", "b", "c"], ["b"])[0].token_ids == [0, 1]
 
 
+def test_the_stop_string_that_is_complete_first():
+    """Catches the one that begins first, where one token completes both."""
+    assert feed(["xabcd"], ["abcd", "bc"])[0].generation() == Generation("xa", [0], "stop")
+
+
 def test_text_is_shown_as_soon_as_it_can_be():
     """Catches a stream that holds everything back, or a fixed number of characters."""
     _, shown = feed(["one ", "two", "\n", "x", "\n", "\n"], ["\n\n"])

@@ -178,6 +178,7 @@ def test_generation_config_wins_for_eos(generation, eos, tmp_path):
         {"num_local_experts": 8},
         {"no_rope_layers": [1, 0]},
         {"embedding_multiplier": 12.0},
+        {"logits_scaling": 0},
         {"head_dim": 17},
         {"head_dim": 14},
         {"head_dim": 258},
@@ -189,6 +190,7 @@ def test_generation_config_wins_for_eos(generation, eos, tmp_path):
         {"hidden_size": 64.0},
         {"hidden_size": True},
         {"vocab_size": None},
+        {"num_hidden_layers": True},
         {"num_hidden_layers": 2**40},
         {"num_hidden_layers": 10**9},
         {"num_hidden_layers": 10**5000},
@@ -222,7 +224,7 @@ def test_mistral_is_read_as_transformers_reads_it():
     """Catches Llama's defaults in a Mistral, whose file may lack the window, and a null window taken for none given."""
     for changes in ({}, {"sliding_window": None}, {"sliding_window": 7}):
         values = {key: value for key, value in TINY.items() if key not in ("num_key_value_heads", "architectures")}
-        values |= {"model_type": "mistral", "num_attention_heads": 8, "head_dim": 16} | changes
+        values |= {"model_type": "mistral", "num_attention_heads": 16, "head_dim": 16} | changes
         ours, theirs = LlamaConfig.from_dict(values), transformers.MistralConfig(**values)
         for name in ("sliding_window", "num_key_value_heads", "max_position_embeddings", "rms_norm_eps"):
             assert getattr(ours, name) == getattr(theirs, name), name

@@ -55,9 +55,12 @@ def assert_alike(ours, expected) -> None:
         assert one.logprobs is None or one.logprobs == pytest.approx(other.logprobs, abs=1e-4)
 
 
-@pytest.mark.parametrize("options", [DRAWS[name] for name in ("random", "restricted", "everything")])
+@pytest.mark.parametrize(
+    "options",
+    [*(DRAWS[name] for name in ("random", "restricted", "everything")), DRAWS["random"] | {"repetition_penalty": 50.0}],
+)
 def test_a_seed_is_a_sequences_own(llama, options):
-    """Catches noise that depends on the batch or on a sequence's place in it."""
+    """Catches noise that depends on the batch or on a sequence's place in it, and a penalty for another's tokens."""
     options = options | {"max_new_tokens": 12}
     together = llama.generate(PROMPTS, **options)
     assert together[0].token_ids != llama.generate(PROMPTS[0], **(options | {"seed": 99})).token_ids
@@ -86,16 +89,16 @@ def test_logprobs_are_the_models_own(llama, options):
 
 
 def test_eos_or_none(llama):
-    """Catches a sequence that goes on after its end, that ends though nothing should stop it, and one that takes its
-    neighbour along."""
+    """Catches a sequence that goes on after either kind of end, that ends though nothing should stop it, and one that
+    takes its neighbour along."""
     free = llama.generate(PROMPTS, max_new_tokens=40, temperature=1.5, seed=2, stop=[])
     assert [g.finish_reason for g in free] == ["length"] * 3
-    common = free[0].token_ids[10]
-    llama.model.config = dataclasses.replace(llama.config, eos_token_ids=(common, 300))
+    eos = free[0].token_ids[10], free[1].token_ids[20]
+    llama.model.config = dataclasses.replace(llama.config, eos_token_ids=eos)
     llama.engine.release()
     stopped = llama.generate(PROMPTS, max_new_tokens=40, temperature=1.5, seed=2)
     for one, whole in zip(stopped, free, strict=True):
-        ends = [i for i, token in enumerate(whole.token_ids) if token in (common, 300)]
+        ends = [i for i, token in enumerate(whole.token_ids) if token in eos]
         assert one.token_ids == whole.token_ids[: ends[0] if ends else None]
         assert one.finish_reason == ("stop" if ends else "length")
     assert llama.generate(PROMPTS, max_new_tokens=40, temperature=1.5, seed=2, stop=[]) == free
@@ -157,12 +160,22 @@ def test_ctrl_c_waits_for_the_step(llama, monkeypatch):
     assert llama.generate(PROMPTS, max_new_tokens=6) == expected
 
 
-def test_threads_take_turns(llama):
-    """Catches two threads in the interpreter, or in a capture, at a time."""
+def test_threads_take_turns(llama, monkeypatch):
+    """Catches two threads in a step, and so in the interpreter or in a capture, at a time."""
+    step, inside, most = batch.Batch.step, [], []
+
+    def watched(self) -> None:
+        inside.append(None)
+        most.append(len(inside))
+        step(self)
+        inside.pop()
+
+    monkeypatch.setattr(batch.Batch, "step", watched)
     jobs = [{"seed": seed, "temperature": 1.0, "max_new_tokens": 12} for seed in range(6)]
     expected = [llama.generate(PROMPTS, **job) for job in jobs]
     with ThreadPoolExecutor(3) as pool:
         assert list(pool.map(lambda job: llama.generate(PROMPTS, **job), jobs)) == expected
+    assert max(most) == 1
 
 
 def test_streams_side_by_side(llama):
@@ -192,6 +205,8 @@ def test_a_length_that_takes_another_tile(llama, monkeypatch):
     llama.engine.release()
     monkeypatch.setattr(batch, "SHORT", 16)
     assert llama.generate([PROMPTS[0], PROMPTS[2]], max_new_tokens=60) == expected
+    llama.engine.graphs, llama.model.ops = False, reference  # a kernel would read on past the view's end
+    assert llama.generate([PROMPTS[0], PROMPTS[2]], max_new_tokens=60) == expected
 
 
 @pytest.mark.parametrize("chunk", [1, 16, 25])
@@ -209,6 +224,16 @@ def test_prefill_in_chunks(llama, chunk, monkeypatch):
     chunked_logits, chunked_values = prefill()
     torch.testing.assert_close(chunked_logits, logits, rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(chunked_values, values, rtol=1e-5, atol=1e-5)
+
+
+def test_a_full_cache_is_not_passed(llama):
+    """Catches a token beyond the cache's end: it would be another sequence's first."""
+    cache = KVCache(llama.config, 2, 4, llama.model.device, torch.float32)
+    for sequence, count in enumerate((4, 2)):
+        llama.model.prefill(torch.arange(count).to(llama.model.device), cache, sequence)
+    before = cache.keys[:, 1, :, :2].clone()
+    llama.model.decode(torch.tensor([5, 6], device=llama.model.device), cache)
+    assert cache.lengths.tolist() == [4, 3] and torch.equal(cache.keys[:, 1, :, :2], before)
 
 
 def test_padding_leaves_no_trace(llama):

@@ -14,6 +14,8 @@ from pytriton_llama.llama import checkpoint, model
 from pytriton_llama.llama.config import LlamaConfig
 from pytriton_llama.llama.device import choose
 from pytriton_llama.llama.shapes import SHAPES
+from pytriton_llama.llama.tokenizer.chat_template import ChatTemplate
+from pytriton_llama.llama.tokenizer.sentencepiece_tokenizer import SentencePieceTokenizer
 from pytriton_llama.runtime import interpreted
 from tests.llama.tiny import TINY
 
@@ -33,6 +35,15 @@ def test_streamed_pieces_are_the_text(llama):
         assert "".join(pieces) == whole.text
         assert (stream.token_ids, stream.finish_reason) == (whole.token_ids, whole.finish_reason)
         assert len(pieces) > 1
+
+
+def test_text_goes_on_where_the_prompt_ends(mistral_model):
+    """Catches the space before an answer's first word lost: at a text's very beginning SentencePiece leaves it out."""
+    tokenizer = SentencePieceTokenizer(mistral_model.read_bytes(), ChatTemplate("", {}), {}, mistral_model)
+    model = Llama.from_config(TINY | {"vocab_size": 32000}, dtype="float32", kernels="torch").model
+    llama, prompt = Llama(model, tokenizer), tokenizer.encode("One, two,")
+    for made in llama.generate([prompt] * 20, max_new_tokens=3, temperature=1.0):
+        assert tokenizer.decode(prompt) + made.text == tokenizer.decode(prompt + made.token_ids)
 
 
 def test_a_stream_can_be_closed(llama):

@@ -192,11 +192,13 @@ def test_biases(tmp_path):
 
 
 def test_several_files_of_weights(tmp_path, monkeypatch):
-    """Catches a shard lost, one larger than said, and an index that transformers does not read."""
+    """Catches a shard lost, one larger than said, an index that transformers does not read, and files that others may
+    not read though they may read the folder."""
     monkeypatch.setattr(shards, "SHARD_BYTES", 500_000)
     weights = tiny_weights(tied=False)
     out = convert(tmp_path, weights=weights)
     files = list(out.glob("*.safetensors"))
+    assert {file.stat().st_mode & 0o666 for file in files} == {out.stat().st_mode & 0o666}
     assert len(files) > 3 and max(file.stat().st_size for file in files) < 510_000
     loaded = checkpoint.load(out, LlamaConfig.from_folder(out), "cpu", torch.bfloat16)
     theirs = transformers.LlamaForCausalLM.from_pretrained(out, dtype=torch.bfloat16).state_dict()

@@ -44,6 +44,7 @@ CONFIGS = {
     "head_dim": {"head_dim": 32},  # head_dim = hidden / heads
     "attention bias": {"attention_bias": True},  # biases left at zero, or not joined as q, k, v
     "MLP bias": {"mlp_bias": True},  # ignored
+    "eps": {"rms_norm_eps": 0.5},  # a kernel's default taken, in a prompt or in a step
     "theta": {"rope_theta": 500.0},  # 10000 taken for granted
     "theta in rope_parameters": {
         "rope_parameters": {"rope_type": "default", "rope_theta": 500.0}

@@ -39,7 +39,7 @@ def seen(ids: torch.Tensor, vocab_size: int) -> torch.Tensor:
 @pytest.mark.parametrize("top_k", [None, 1, 5, 1000])
 @pytest.mark.parametrize("top_p", [None, 0.1, 0.7])
 @pytest.mark.parametrize("min_p", [None, 0.05, 1.0])
-@pytest.mark.parametrize("repetition_penalty", [None, 1.5])
+@pytest.mark.parametrize("repetition_penalty", [None, 0.7, 1.5])
 def test_probabilities_as_transformers(temperature, top_k, top_p, min_p, repetition_penalty):
     """Catches another order of the steps, top-p that drops the token that crosses the threshold, no renormalising,
     min-p of all probability instead of the likeliest's, a penalty that makes negative logits likelier."""
@@ -106,10 +106,10 @@ def p_value(counts: torch.Tensor, probabilities: torch.Tensor) -> float:
 )
 def test_draws_have_their_probabilities(tiny, values):
     """The first and the second token's distributions over 1,000 seeds. Catches noise that is no Gumbel noise, noise
-    that comes again, a penalty that forgets the prompt or the token before, options that a later step loses."""
+    that comes again, a penalty that forgets the prompt, options that a later step loses."""
     prompt = [5, 6, 5]
     drawn = [g.token_ids for g in tiny.generate([prompt] * 1000, max_new_tokens=2, seed=11, **values)]
-    first = max({ids[0] for ids in drawn}, key=[ids[0] for ids in drawn].count)
+    first = max({ids[0] for ids in drawn} - set(prompt), key=[ids[0] for ids in drawn].count)
     seconds = torch.tensor([ids[1] for ids in drawn if ids[0] == first])
     for context, found in ((prompt, torch.tensor([ids[0] for ids in drawn])), ([*prompt, first], seconds)):
         counts = torch.bincount(found, minlength=24)
