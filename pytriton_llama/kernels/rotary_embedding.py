@@ -33,7 +33,8 @@ def head_tile(
     BLOCK_HALF: tl.constexpr,
 ):
     """Offsets and mask of the lower halves of all heads at some positions: (heads, positions, D/2)."""
-    offs_h = tl.arange(0, BLOCK_H)[:, None, None]
+    # Heads may lie so far apart that head × stride passes 2³¹.
+    offs_h = tl.arange(0, BLOCK_H).to(tl.int64)[:, None, None]
     offs_d = tl.arange(0, BLOCK_HALF)[None, None, :]
     # Heads and halves are padded to powers of two: three conditions, one an axis.
     mask = (offs_h < HEADS) & mask_l[None, :, None] & (offs_d < HALF)

@@ -78,6 +78,8 @@ def main() -> int:
     parser.add_argument("-n", type=int, default=2, metavar="WORKERS", help="faults at a time (default: %(default)s)")
     options = parser.parse_args()
     faults = [fault for fault in FAULTS if options.word in f"{fault.file}: {fault.what}"]
+    if not faults:
+        parser.error(f"no fault has {options.word!r} in its file or description")
     code, said = run(ROOT, sorted({test for fault in faults for test in fault.tests.split()}), options.n)
     if code:
         print(f"without a fault the tests fail already: {said}")

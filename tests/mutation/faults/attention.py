@@ -45,6 +45,12 @@ FAULTS = {
             "kernels/test_bounds.py::test_attention",
         ),
         (
+            "rotary_embedding: heads × stride in 32 bits",
+            "offs_h = tl.arange(0, BLOCK_H).to(tl.int64)[:, None, None]",
+            "offs_h = tl.arange(0, BLOCK_H)[:, None, None]",
+            "kernels/test_offsets.py::test_rotary_embedding",
+        ),
+        (
             "rotary_embedding: positions × stride in 32 bits",
             "offs_l = tl.program_id(0).to(tl.int64) * BLOCK_L + tl.arange(0, BLOCK_L)",
             "offs_l = tl.program_id(0) * BLOCK_L + tl.arange(0, BLOCK_L)",
