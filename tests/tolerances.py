@@ -46,22 +46,25 @@ def error_bound(
     return half_ulp * (oracle.abs() + rounded) + 4 * terms**0.5 * half_ulp_32 * size + smallest
 
 
-def assert_within(actual: torch.Tensor, oracle: torch.Tensor, native: torch.Tensor, bound: torch.Tensor) -> None:
-    """Each element within ``bound`` of a float64 oracle; NaN and infinities where ``native`` has them, which is what
-    torch makes of the same inputs in their own dtype. Where rounding alone decides whether a number is too large for
-    the dtype, either will do."""
-    assert actual.shape == oracle.shape == native.shape, f"shape {tuple(actual.shape)}, oracle {tuple(oracle.shape)}"
-    assert actual.dtype == native.dtype, f"{actual.dtype}, oracle {native.dtype}"
+def assert_within(
+    actual: torch.Tensor, oracle: torch.Tensor, torchs: tuple[torch.Tensor, ...], bound: torch.Tensor
+) -> None:
+    """Each element within ``bound`` of a float64 oracle, or the NaN or infinity that one of ``torchs`` has there: what
+    torch makes of the same inputs in their own dtype, and of float32 ones. Where rounding alone decides whether a
+    number is too large for the dtype, either will do."""
+    assert actual.shape == oracle.shape, f"shape {tuple(actual.shape)}, oracle {tuple(oracle.shape)}"
     largest = torch.finfo(actual.dtype).max
-    actual, oracle, native, bound = (t.cpu().double() for t in (actual, oracle, native, bound.expand_as(oracle)))
-    same = (actual == native) | (actual.isnan() & native.isnan())
-    same |= (oracle.abs() - bound <= largest) & (largest <= oracle.abs() + bound) & (actual.abs() >= largest / 2)
-    special = ~native.isfinite() | actual.isinf()
+    actual, oracle, bound, *torchs = (t.cpu().double() for t in (actual, oracle, bound.expand_as(oracle), *torchs))
+    right = (actual.abs() >= largest / 2) & ((oracle.abs() - largest).abs() <= bound)
+    finite = torch.zeros_like(right)
+    for one in torchs:
+        right |= ~one.isfinite() & ((actual == one) | (actual.isnan() & one.isnan()))
+        finite |= one.isfinite()
     # Written so that a NaN in `actual` or in `bound` fails.
-    wrong = torch.where(special, ~same, ~((actual - oracle).abs() <= bound))
+    wrong = ~(right | (finite & actual.isfinite() & ((actual - oracle).abs() <= bound)))
     if wrong.any():
         where = tuple(int(i) for i in wrong.nonzero()[0])
         raise AssertionError(
             f"{int(wrong.sum())} of {wrong.numel()} elements are off; the first, at {where}, is {actual[where]}, not "
-            f"{native[where]} or {oracle[where]}, with a bound of {bound[where]:.2g}"
+            f"{oracle[where]} (torch: {[float(one[where]) for one in torchs]}), with a bound of {bound[where]:.2g}"
         )

@@ -48,9 +48,10 @@ class Operation:
             return t.is_contiguous()
         return name not in self.unit or t.stride(-1) == 1
 
-    def run(self, module: ModuleType, arguments: Arguments) -> list[torch.Tensor]:
-        """Every result, the operands that it writes among them; ``arguments`` stay as they are."""
-        arguments = arguments | {name: arguments[name].clone() for name in self.written}
+    def run(self, module: ModuleType, arguments: Arguments, in_place: bool = False) -> list[torch.Tensor]:
+        """Every result, the operands that it writes among them: ``arguments``' own if ``in_place``, or copies."""
+        if not in_place:
+            arguments = arguments | {name: arguments[name].clone() for name in self.written}
         returned = getattr(module, self.function)(*arguments.values())
         results = returned if isinstance(returned, tuple) else () if returned is None else (returned,)
         return [*results, *(arguments[name] for name in self.written)]
@@ -72,10 +73,25 @@ def cast(arguments: Arguments, dtype: torch.dtype, device: str) -> Arguments:
     return {name: move(a) for name, a in arguments.items()}
 
 
-def wide(arguments: Arguments) -> Arguments:
-    """Floating operands in float64."""
+def in_dtype(arguments: Arguments, dtype: torch.dtype) -> Arguments:
+    """The same numbers, in at least ``dtype``."""
     floating = {n: a for n, a in arguments.items() if isinstance(a, torch.Tensor) and a.is_floating_point()}
-    return arguments | {name: a.double() for name, a in floating.items()}
+    return arguments | {name: a.to(torch.promote_types(a.dtype, dtype)) for name, a in floating.items()}
+
+
+def draw(operation: Operation, length: int) -> Arguments:
+    generator = torch.Generator().manual_seed(1337 + length)
+    return operation.draw(lambda *shape: torch.randn(*shape, generator=generator, dtype=torch.float64), length)
+
+
+def operands(operation: Operation, length: int) -> list[str]:
+    """The arguments that are drawn: read, and of the operation's dtype."""
+    arguments = draw(operation, length)
+    return [
+        name
+        for name, a in arguments.items()
+        if isinstance(a, torch.Tensor) and a.dtype == torch.float64 and name not in operation.written
+    ]
 
 
 def weight(r: Callable, N: int, K: int) -> torch.Tensor:
@@ -106,9 +122,11 @@ def angles(length: int, head_dim: int) -> Arguments:
     return {"cos": turns.cos(), "sin": turns.sin()}
 
 
-def attention(length_q: int | None, causal: bool, window: int | None) -> Callable:
+def attention(length_q: int | None, causal: bool, windowed: bool) -> Callable:
     def draw(r: Callable, n: int) -> Arguments:
         queries = n if length_q is None else min(n, length_q)
+        # A key in the middle is seen by every query.
+        window = max(1, n * 3 // 4) if windowed else None
         keys = 33 if length_q is None else n
         q, k, v = r(2, 4, queries, 32), r(2, 2, keys, 32), r(2, 2, keys, 32)
         return {"q": q, "k": k, "v": v, "causal": causal, "scale": None, "window": window, "return_lse": True}
@@ -128,7 +146,7 @@ def decoding(r: Callable, n: int) -> Arguments:
     return {"q": r(3, 4, 32), "k_cache": r(3, 2, n, 32), "v_cache": r(3, 2, n, 32), "lengths": lengths}
 
 
-def step(M: int, gated: bool, quantized: Callable | None = None) -> Callable:
+def step(M: int, gated: bool, quantized: Callable | None = None, normed: bool = True) -> Callable:
     """Arguments of ``decode_linear``, or of ``quantized_linear`` where there is a way to make its weights."""
 
     def draw(r: Callable, n: int) -> Arguments:
@@ -136,7 +154,7 @@ def step(M: int, gated: bool, quantized: Callable | None = None) -> Callable:
         up = (quantized(n, 1) if quantized else weight(r, 21, n)) if gated else None
         N, K = w.shape
         bias, residual = None if gated else r(N), r(M, N)
-        x, norm = r(M, K), r(K)
+        x, norm = r(M, K), r(K) if normed else None
         names = ("x", "weight", "bias", "norm_weight", "eps", "residual", "up_weight")
         return dict(zip(names, (x, w, bias, norm, 1e-5, residual, up), strict=True))
 
@@ -229,10 +247,10 @@ OPERATIONS = {
         unit=("q", "k"),
         first={"q": 1, "k": 1},
     ),
-    "flash_attention": Operation("flash_attention", attention(5, True, None), sizes.attention, **ATTENTION),
-    "flash_attention, window": Operation("flash_attention", attention(5, True, 40), sizes.attention, **ATTENTION),
+    "flash_attention": Operation("flash_attention", attention(5, True, False), sizes.attention, **ATTENTION),
+    "flash_attention, window": Operation("flash_attention", attention(5, True, True), sizes.attention, **ATTENTION),
     "flash_attention, many queries": Operation(
-        "flash_attention", attention(None, False, None), sizes.attention, **ATTENTION
+        "flash_attention", attention(None, False, False), sizes.attention, **ATTENTION
     ),
     "flash_attention_varlen": Operation("flash_attention_varlen", varlen, sizes.varlen, unit=("q", "k", "v")),
     "flash_decoding": Operation(
@@ -247,13 +265,23 @@ OPERATIONS = {
     "decode_linear, gated": Operation("decode_linear", step(3, True), sizes.step, least=1, contiguous=STEP, first=ROWS),
     "decode_qkv": Operation("decode_qkv", qkv(3, False), sizes.qkv, least=1, **DECODE_QKV),
     "quantized_linear, one row": Operation(
-        "quantized_linear", step(1, False, int4(5, 32)), sizes.step, lambda n: 32 * n, least=1, contiguous=STEP
+        "quantized_linear",
+        step(1, False, int4(5, 32), normed=False),
+        sizes.step,
+        lambda n: 32 * n,
+        least=1,
+        contiguous=STEP,
     ),
     "quantized_linear, one row, minima": Operation(
         "quantized_linear", step(1, True, int4(None, 64, True)), sizes.step, lambda n: 64, contiguous=STEP
     ),
     "quantized_linear": Operation(
-        "quantized_linear", step(3, False, int4(None, 64)), sizes.step, lambda n: 64, contiguous=STEP, first=ROWS
+        "quantized_linear",
+        step(3, False, int4(None, 64), normed=False),
+        sizes.step,
+        lambda n: 64,
+        contiguous=STEP,
+        first=ROWS,
     ),
     "quantized_linear, minima": Operation(
         "quantized_linear", step(3, True, int4(None, 64, True)), sizes.step, lambda n: 64, contiguous=STEP, first=ROWS

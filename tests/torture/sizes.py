@@ -66,7 +66,8 @@ def linear(x, weight, bias, activation, residual) -> list[Pair]:
 
 def fused_ffn(x, weight, bias, residual, activation, dropout_p, seed) -> list[Pair]:
     ((size, rounded),) = linear(x, weight.t(), bias, activation, None)
-    return [(size / (1 - dropout_p) + or_zero(residual), rounded)]
+    # What is dropped is 0, however large it was.
+    return [((size / (1 - dropout_p)).nan_to_num(0.0, posinf=0.0) + or_zero(residual), rounded)]
 
 
 def gated(gate: torch.Tensor, up: torch.Tensor, of_gate: torch.Tensor, of_up: torch.Tensor) -> torch.Tensor:
@@ -85,7 +86,7 @@ def plain(weight) -> torch.Tensor:
 
 def step(x, weight, bias, norm_weight, eps, residual, up_weight) -> list[Pair]:
     """Of ``decode_linear`` and ``quantized_linear``: the norm, or its weight's product, is rounded before the sum."""
-    n, weight = reference.rms_norm(x, norm_weight, eps), plain(weight)
+    n, weight = x if norm_weight is None else reference.rms_norm(x, norm_weight, eps), plain(weight)
     size, rounded = product(n, weight) + or_zero(bias), 4 * spread(n, weight)
     if up_weight is not None:
         up_weight = plain(up_weight)
@@ -122,7 +123,11 @@ def attention(q, k, v, causal=False, scale=None, window=None, return_lse=False) 
     # A score's error is a share of the products that it is the sum of, and a probability's is that error.
     scores = (q.abs() @ k.abs().mT).nan_to_num(0.0, posinf=0.0) * q.shape[-1] ** -0.5
     worst = scores.amax(-1, keepdim=True) if k.shape[2] else scores.new_zeros((*scores.shape[:-1], 1))
-    values = v.abs().amax(2, keepdim=True) if k.shape[2] else v.new_zeros((*v.shape[:2], 1, v.shape[3]))
+    values = (
+        v.abs().nan_to_num(0.0, posinf=0.0).amax(2, keepdim=True)
+        if k.shape[2]
+        else v.new_zeros((*v.shape[:2], 1, v.shape[3]))
+    )
     size, lse = (1 + 2 * worst) * values, (4 + worst)[..., 0]
     pairs = [(size, values.expand_as(size))]
     return [*pairs, *rounded_once(lse)] if return_lse else pairs

@@ -8,12 +8,12 @@ INF, NAN = float("inf"), float("nan")
 
 
 def one(value: float) -> Callable:
-    """A single element in the middle of the first row."""
+    """A single element in the middle of the first matrix: of the attention's keys one that every query sees."""
 
     def put(t: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
         t = t.clone()
-        first = t.view(-1, t.shape[-1])[0]
-        first[len(first) // 2] = value
+        first = t.view(-1, *t.shape[-2:])[0]
+        first[tuple(n // 2 for n in first.shape)] = value
         return t
 
     return put
