@@ -113,8 +113,8 @@ def flash_attention(q, k, v, causal=False, scale=None, window=None, return_lse=F
         hidden = (distance < 0) if window is None else (distance < 0) | (distance >= window)
         scores = scores.masked_fill(hidden.to(scores.device), float("-inf"))
     # A query that sees no key attends to nothing: 0, where softmax alone would say NaN.
-    o = torch.softmax(scores, -1).nan_to_num(0.0) if _some_row_is_empty(scores) else torch.softmax(scores, -1)
-    o = (o @ wide_v).to(q.dtype)
+    empty = (scores == float("-inf")).all(-1, keepdim=True)
+    o = (torch.softmax(scores, -1).masked_fill(empty, 0.0) @ wide_v).to(q.dtype)
     return (o, torch.logsumexp(scores, -1).float()) if return_lse else o
 
 
@@ -126,10 +126,6 @@ def flash_attention_varlen(q, k, v, cu_seqlens_q, cu_seqlens_k, causal=False, sc
         one_q, one_k, one_v = (t.transpose(0, 1)[None] for t in (q[queries], k[keys], v[keys]))
         o[queries] = flash_attention(one_q, one_k, one_v, causal, scale, window)[0].transpose(0, 1)
     return o
-
-
-def _some_row_is_empty(scores: torch.Tensor) -> bool:
-    return bool((scores == float("-inf")).all(-1).any())
 
 
 def flash_decoding(q, k_cache, v_cache, lengths, scale=None, window=None, after_qkv=False) -> torch.Tensor:

@@ -37,10 +37,15 @@ def check(op: str, **tensors: torch.Tensor | None) -> None:
             raise TypeError(f"{op}: {name} is {t.dtype} but {first_name} is {dtype}; they must agree")
         if t.device != device:
             raise ValueError(f"{op}: {name} is on {t.device} but {first_name} is on {device}")
-        if t.requires_grad and torch.is_grad_enabled():
-            raise ValueError(f"{op}: {name} requires grad, but kernels are forward only: use torch.no_grad()")
+        need_no_grad(op, name, t)
     assert first is not None
     check_device(op, first_name, first)
+
+
+def need_no_grad(op: str, name: str, t: torch.Tensor) -> None:
+    """Raise ``ValueError`` if gradients are expected."""
+    if t.requires_grad and torch.is_grad_enabled():
+        raise ValueError(f"{op}: {name} requires grad, but kernels are forward only: use torch.no_grad()")
 
 
 def check_device(op: str, name: str, t: torch.Tensor) -> None:

@@ -20,7 +20,7 @@ import triton
 import triton.language as tl
 
 from pytriton_llama.kernels import tiles
-from pytriton_llama.kernels.arguments import check, need
+from pytriton_llama.kernels.arguments import check, need, need_no_grad
 from pytriton_llama.kernels.fused_ffn import swiglu
 from pytriton_llama.kernels.linear import linear, wait_and_let_in
 from pytriton_llama.kernels.rms_norm import rms_norm
@@ -167,7 +167,7 @@ def some_rows(
             up = tl.load(up_ptrs + k, mask=mask, other=0.0, eviction_policy="evict_first")
         if norm_ptr is not None:
             squares += x.to(tl.float32) * x.to(tl.float32)
-            # The norm's weight goes to the other factor: x times it may be too large for float16.
+            # The norm's weight goes to the other factor: x, not yet normed, may be large, and the product twice that.
             norm = tl.load(norm_ptr + k + offs_k, mask=k + offs_k < K, other=0.0)[:, None, :]
             weight = (weight * norm).to(x.dtype)
             if up_ptr is not None:
@@ -405,7 +405,8 @@ def decode_linear(
 
     Returns:
         A new (..., N) tensor of x's dtype. Sums are float32; float32 inputs are multiplied as such (no TF32). With 2 to
-        16 rows, weight · norm_weight is rounded to the dtype first: results may differ from one row's in last digits.
+        16 rows, weight · norm_weight is rounded to the dtype first, or in float16, where it may be too large for it,
+        the norm's result: results may differ from one row's in last digits.
 
     Raises:
         TypeError, ValueError: shapes that do not fit, tensors that are not contiguous, and
@@ -426,6 +427,9 @@ def decode_linear(
             return linear(n, weight, bias, residual=residual)
         y = swiglu(n, weight, up_weight)
         return y if residual is None else y + residual
+    if M > 1 and norm_weight is not None and x.dtype is torch.float16:
+        # weight · norm_weight may pass 65504, whatever x is.
+        x, norm_weight = rms_norm(x, norm_weight, eps), None
     y = torch.empty(out_shape, dtype=x.dtype, device=x.device)
     if y.numel():
         tile = tiles.decode_linear(M, N, K, 1 if up_weight is None else 2, x.dtype, x.device)
@@ -481,6 +485,8 @@ def decode_qkv(
     if not tiles.fuses_qkv(batch):
         x, K = linear(rms_norm(x, norm_weight, eps), weight, bias), N
         source = (x, None, None, None)
+    elif batch > 1 and x.dtype is torch.float16:  # as decode_linear
+        source = (rms_norm(x, norm_weight, eps), None, weight, bias)
     tile = tiles.decode_qkv(batch, N // 2, hidden_size, x.dtype, x.device)
     decode_qkv_kernel[(triton.cdiv(N // 2, tile["BLOCK_N"]),)](
         q, k_cache, v_cache, *source, cos, sin, lengths, *k_cache.stride()[:3], *v_cache.stride()[:3],
@@ -514,10 +520,14 @@ def check_qkv(op, x, weight, bias, norm_weight, cos, sin, lengths, k_cache, v_ca
             t.dim() == 2 and t.shape[0] >= max_length and t.shape[1] == head_dim and t.device == x.device,
             f"{op}: {name} is {tuple(t.shape)} on {t.device}; needed: ({max_length} or more, {head_dim}) on {x.device}",
         )
+        need_no_grad(op, name, t)
     if lengths.dtype is not torch.int32:
         raise TypeError(f"{op}: lengths are {lengths.dtype}; needed: int32")
     need(lengths.shape == (batch,), f"{op}: lengths are {tuple(lengths.shape)}; needed: ({batch},)")
     need(k_cache.stride(3) == v_cache.stride(3) == 1, f"{op}: the caches need a last stride of 1")
+    for name, t in (("k_cache", k_cache), ("v_cache", v_cache)):
+        spread = all(step != 0 or size <= 1 for size, step in zip(t.shape, t.stride(), strict=True))
+        need(spread, f"{op}: {name} is expanded: what is written would lie in one place")
     _need_contiguous(op, x=x, bias=bias, norm_weight=norm_weight, cos=cos, sin=sin, lengths=lengths)
     return batch, heads, hidden_size
 

@@ -56,6 +56,8 @@ def attend(
     offs_d = tl.arange(0, BLOCK_D)
     k_ptrs = k_ptr + (start + offs_n).to(tl.int64)[:, None] * k_row_stride + offs_d[None, :]
     v_ptrs = v_ptr + (start + offs_n).to(tl.int64)[:, None] * v_row_stride + offs_d[None, :]
+    # 64-bit, too, before it meets a stride.
+    step = tl.full((), BLOCK_N, tl.int64)
     for start_n in range(start, stop, BLOCK_N):
         keys = start_n + offs_n
         # Zeros, not garbage, where there is no key: 0 · NaN in the second dot would be NaN.
@@ -84,8 +86,8 @@ def attend(
         else:
             acc = tl.dot(p.to(v.dtype), v, acc * rescale[:, None])
         row_max = new_max
-        k_ptrs += BLOCK_N * k_row_stride
-        v_ptrs += BLOCK_N * v_row_stride
+        k_ptrs += step * k_row_stride
+        v_ptrs += step * v_row_stride
     return acc, row_max, row_sum
 
 
@@ -215,7 +217,8 @@ def flash_attention_kernel(
     tl.store(o_ptrs, o.to(o_ptr.dtype.element_ty), mask=mask)
     if lse_ptr is not None:
         # log Σ exp(s) = (max + log2 Σ 2^(s' − max)) · ln 2, where s' = s · log2 e. log2 0 = −inf is the empty row's.
-        lse = (row_max + tl.log2(row_sum)) * 0.6931471805599453
+        # Beside a score of +inf all others are nothing; in the sum its own inf − inf is not a number.
+        lse = tl.where(row_max == float("inf"), row_max, row_max + tl.log2(row_sum)) * 0.6931471805599453
         lse_ptrs = lse_ptr + (batch * num_heads + head) * length_q + offs_m
         tl.store(lse_ptrs, lse, mask=offs_m < length_q)
 
@@ -240,8 +243,9 @@ def flash_attention(
         return_lse: also return the natural log of the softmax's denominators.
 
     Returns:
-        (batch, heads, length_q, head_dim) of q's dtype, 0 where a query sees no key; with ``return_lse`` also
-        float32 (batch, heads, length_q), −inf there.
+        (batch, heads, length_q, head_dim) of q's dtype, 0 where a query sees no key, or none with a score above −inf;
+        with ``return_lse`` also float32 (batch, heads, length_q), −inf there. A NaN or inf among the values of a key
+        that a query does not see may or may not reach it (as 0 · NaN, by tile).
 
     Raises:
         TypeError, ValueError: shapes that do not fit, head_dim outside 16 … 256, a window without ``causal``, and

@@ -253,7 +253,9 @@ def consumer(w: gl.constexpr, o_desc, qk_scale, common, CAUSAL: gl.constexpr, RE
 
         if lse_ptr is not None:
             # To the natural logarithm: · ln 2. log2 0 = −inf is the empty row's.
-            lse = (row_max * qk_scale + gl.log2(row_sum)) * 0.6931471805599453
+            top = row_max * qk_scale
+            # Beside a score of +inf all others are nothing; in the sum its own inf − inf is not a number.
+            lse = gl.where(top == float("inf"), top, top + gl.log2(row_sum)) * 0.6931471805599453
             offs_m = start_m + gl.arange(0, GROUP_M, ROW)
             lse_ptrs = lse_ptr + (batch * sizes[0] + head).to(gl.int64) * sizes[3] + offs_m
             gl.store(lse_ptrs, lse, mask=offs_m < sizes[3])

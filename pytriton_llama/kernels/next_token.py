@@ -21,9 +21,9 @@ import triton
 import triton.language as tl
 
 from pytriton_llama.kernels import tiles
-from pytriton_llama.kernels.arguments import check, counters, need
+from pytriton_llama.kernels.arguments import check, counters, need, need_no_grad
 from pytriton_llama.kernels.linear import wait_for_previous_kernel
-from pytriton_llama.kernels.quantized_linear import check_weight
+from pytriton_llama.kernels.quantized_linear import check_weight, elements
 from pytriton_llama.kernels.quantized_weight import QuantizedWeight
 
 
@@ -31,21 +31,11 @@ from pytriton_llama.kernels.quantized_weight import QuantizedWeight
 def embedding_row(
     embedding_ptr, scales_ptr, minima_ptr, row, offs, HIDDEN: tl.constexpr, BITS: tl.constexpr, GROUP: tl.constexpr
 ):
-    """Elements of a row; packed (see quantized_weight) where there are scales."""
-    mask = offs < HIDDEN
+    """Elements of a row; packed where there are scales."""
     if scales_ptr is None:
-        return tl.load(embedding_ptr + row * HIDDEN + offs, mask=mask)
+        return tl.load(embedding_ptr + row * HIDDEN + offs, mask=offs < HIDDEN)
     else:
-        FIELDS: tl.constexpr = 32 // BITS
-        words = offs // (4 * FIELDS) * 4 + offs % 4
-        words = tl.load(embedding_ptr + row * (HIDDEN // FIELDS) + words, mask=mask, other=0)
-        q = (words >> (offs // 4 % FIELDS * BITS)) & ((1 << BITS) - 1)
-        groups = row * (HIDDEN // GROUP) + offs // GROUP
-        scales = tl.load(scales_ptr + groups, mask=mask, other=0.0).to(tl.float32)
-        if minima_ptr is not None:
-            return q.to(tl.float32) * scales + tl.load(minima_ptr + groups, mask=mask, other=0.0).to(tl.float32)
-        else:
-            return (q - (1 << BITS) // 2).to(tl.float32) * scales
+        return elements((embedding_ptr, scales_ptr, minima_ptr), row, offs, offs < HIDDEN, HIDDEN, BITS, GROUP)
 
 
 @triton.jit
@@ -79,8 +69,9 @@ def next_token_kernel(
     BLOCK_S: tl.constexpr,
     BLOCK_H: tl.constexpr,
 ):
-    chunk = tl.program_id(0)
-    b = tl.program_id(1).to(tl.int64)
+    # Sequences along the first axis of the grid: the second ends at 65535.
+    b = tl.program_id(0).to(tl.int64)
+    chunk = tl.program_id(1)
     wait_for_previous_kernel(PDL)
     length = tl.load(lengths_ptr + b)
     temperature = tl.load(temperature_ptr + b)
@@ -90,6 +81,8 @@ def next_token_kernel(
         zeros = offs_v * 0
         bits, _, _, _ = tl.philox(tl.load(seeds_ptr + b), offs_v, zeros + length, zeros, zeros)
         scores = scores / temperature - tl.log(-tl.log(tl.uint_to_uniform_float(bits)))
+    # A NaN is the largest, as torch.argmax has it: compared as it is, it would lose to what lies past the vocabulary.
+    scores = tl.where(scores == scores, scores, float("inf"))
     best, index = tl.max(scores, axis=0, return_indices=True)
     tl.store(best_ptr + b * CHUNKS + chunk, best)
     tl.store(index_ptr + b * CHUNKS + chunk, chunk * BLOCK_V + index)
@@ -106,7 +99,7 @@ def next_token_kernel(
 
         running = tl.load(running_ptr + b)
         step = tl.load(steps_ptr + b)
-        tl.store(tokens_ptr + (step % num_slots) * tl.num_programs(1) + b, tl.where(running != 0, token, -1))
+        tl.store(tokens_ptr + (step % num_slots) * tl.num_programs(0) + b, tl.where(running != 0, token, -1))
         tl.store(steps_ptr + b, step + 1)
         offs_s = tl.arange(0, BLOCK_S)
         stop_tokens = tl.load(stop_tokens_ptr + offs_s, mask=offs_s < num_stop_tokens, other=-1)
@@ -173,6 +166,7 @@ def next_token(
             raise TypeError(f"{op}: {name} is {t.dtype}; needed: {dtype}")
         need(name not in of_sequences or t.shape == (batch,), f"{op}: {name} is {tuple(t.shape)}; needed: ({batch},)")
         need(t.is_contiguous(), f"{op}: {name} must be contiguous")
+        need_no_grad(op, name, t)
     need(stop_tokens.dim() == 1, f"{op}: stop_tokens are {tuple(stop_tokens.shape)}; needed: one dimension")
     need(
         tokens.dim() == 2 and tokens.shape[1] == batch and tokens.shape[0] > 0,
@@ -192,7 +186,7 @@ def next_token(
     tile = tiles.next_token(V, hidden_size, stop_tokens.numel())
     best = torch.empty((batch, tile["CHUNKS"]), dtype=torch.float32, device=x.device)
     index = torch.empty((batch, tile["CHUNKS"]), dtype=torch.int32, device=x.device)
-    next_token_kernel[(tile["CHUNKS"], batch)](
+    next_token_kernel[(batch, tile["CHUNKS"])](
         logits, best, index, counters(batch, x.device), temperature, seeds, lengths, limits, running, stop_tokens,
         tokens, steps, *source, x, V, stop_tokens.numel(), tokens.shape[0], hidden_size, *form,
         **tiles.dependent(x.device), **tile,

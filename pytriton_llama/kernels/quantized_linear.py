@@ -19,7 +19,7 @@ import triton
 import triton.language as tl
 
 from pytriton_llama.kernels import tiles
-from pytriton_llama.kernels.arguments import check, need
+from pytriton_llama.kernels.arguments import check, need, need_no_grad
 from pytriton_llama.kernels.decode_linear import (
     add_bias,
     angles_of,
@@ -60,6 +60,53 @@ def excess(j: tl.constexpr, HAS_MINIMA: tl.constexpr, BITS: tl.constexpr, PER_SH
     """What :func:`field` has too much, and without minima 2^(BITS − 1), q's zero."""
     ABOVE: tl.constexpr = (j | (PER_SHIFT - 1)) - j
     return (1 << (BITS + BITS * ABOVE)) + (0 if HAS_MINIMA else 1 << (BITS - 1))
+
+
+@triton.jit
+def elements(weight, rows, offs_k, mask, K: tl.constexpr, BITS: tl.constexpr, GROUP: tl.constexpr):
+    """The weight's elements at (rows, offs_k), float32, each from a word of its own."""
+    packed_ptr, scales_ptr, minima_ptr = weight
+    FIELDS: tl.constexpr = 32 // BITS
+    rows = rows.to(tl.int64)
+    offs_w = offs_k // (4 * FIELDS) * 4 + offs_k % 4
+    words = tl.load(packed_ptr + rows * (K // FIELDS) + offs_w, mask=mask, other=0)
+    q = (words >> (offs_k // 4 % FIELDS * BITS)) & ((1 << BITS) - 1)
+    groups = rows * (K // GROUP) + offs_k // GROUP
+    scales = tl.load(scales_ptr + groups, mask=mask, other=0.0).to(tl.float32)
+    if minima_ptr is not None:
+        return q.to(tl.float32) * scales + tl.load(minima_ptr + groups, mask=mask, other=0.0).to(tl.float32)
+    else:
+        return (q - (1 << BITS) // 2).to(tl.float32) * scales
+
+
+@triton.jit
+def slow_products(
+    x_ptr, norm_ptr, scale, weight, rows, mask_rows, M, K: tl.constexpr, BITS: tl.constexpr, GROUP: tl.constexpr,
+    BLOCK_M: tl.constexpr,
+):  # fmt: skip
+    """Products of rows of x, scaled, with rows of the weight, (BLOCK_M, rows) float32, whatever x holds.
+
+    The quick ways take each weight apart: an inf in x makes inf · (q + excess) − inf · excess, or inf · q · scale +
+    inf · minimum, of it. That is NaN, where inf · weight is inf.
+    """
+    # Tiles that need few registers: the quick ways have what is left.
+    BLOCK_K: tl.constexpr = 128 // BITS if BLOCK_M == 1 else 1
+    offs_m = tl.arange(0, BLOCK_M)
+    y = tl.zeros((BLOCK_M, rows.shape[0]), tl.float32)
+    for k in range(0, K, BLOCK_K):
+        offs_k = k + tl.arange(0, BLOCK_K)
+        x = tl.load(x_ptr + offs_m[:, None] * K + offs_k[None, :], mask=(offs_m < M)[:, None], other=0.0)
+        x = x.to(tl.float32)
+        if norm_ptr is not None:
+            x *= tl.load(norm_ptr + offs_k).to(tl.float32)[None, :]
+        w = elements(weight, rows[:, None], offs_k[None, :], mask_rows[:, None], K, BITS, GROUP)
+        y += tl.sum(x[:, None, :] * w[None, :, :], axis=2)
+    return y * scale
+
+
+@triton.jit
+def any_nan(y):
+    return tl.max(tl.max((y != y).to(tl.int32), axis=1), axis=0) > 0
 
 
 @triton.jit
@@ -198,6 +245,7 @@ def rows_products(
     """Products of up to BLOCK_M rows of x with BLOCK_N rows of each weight, (BLOCK_M, BLOCK_N), group by group:
     BLOCK_K divides GROUP."""
     HAS_UP: tl.constexpr = up_weight[0] is not None
+    HAS_MINIMA: tl.constexpr = weight[2] is not None
     offs_m = tl.arange(0, BLOCK_M)
     x_ptrs = x_ptr + offs_m[:, None] * K + tl.arange(0, BLOCK_K)[None, :]
     # As linear's SWAP: the weight's rows on the left, x's, padded to BLOCK_M, on the right.
@@ -219,7 +267,16 @@ def rows_products(
                 x, up_weight, up_rows, mask_rows, up_scales, up_minima, exponent, k, K, BITS, BLOCK_N, BLOCK_K
             )
             up_scales, up_minima = next_scales, next_minima
-    return acc.T, up_acc.T
+    y, up = acc.T, up_acc.T
+    if HAS_MINIMA:
+        # Only what is NaN: a row of x must not depend on another's inf.
+        if any_nan(y):
+            again = slow_products(x_ptr, None, 1.0, weight, rows, mask_rows, M, K, BITS, GROUP, BLOCK_M)
+            y = tl.where(y == y, y, again)
+        if HAS_UP and any_nan(up):
+            again = slow_products(x_ptr, None, 1.0, up_weight, up_rows, mask_rows, M, K, BITS, GROUP, BLOCK_M)
+            up = tl.where(up == up, up, again)
+    return y, up
 
 
 @triton.jit(do_not_specialize=["M", "exponent"])
@@ -257,6 +314,7 @@ def quantized_linear_kernel(
         wait_for_previous_kernel(PDL)
         row = row_of_x(x_ptr, norm_ptr, eps, K, BITS, PER_SHIFT, HAS_MINIMA)
         step = tl.num_programs(0) * BLOCK_N
+        nans = tl.zeros((1, BLOCK_N), tl.float32)
         for _ in range(tl.program_id(0) * BLOCK_N, N, step):
             # x stays; the next rows are on their way while these are multiplied.
             offs_next = offs_n + step
@@ -266,7 +324,18 @@ def quantized_linear_kernel(
             if up_packed_ptr is not None:
                 up = row_products(row, asked[3], asked[4], asked[5], exponent, HAS_MINIMA, BITS, PER_SHIFT)
             finish(y_ptr, y, up, offs_n, offs_n < N, up_packed_ptr, bias_ptr, residual_ptr, M, N, BLOCK_M)
+            nans += (y - y) + (up - up)  # 0, but NaN once one of them was inf or NaN
             offs_n, asked = offs_next, asked_next
+        if any_nan(nans):
+            for start in range(tl.program_id(0) * BLOCK_N, N, step):
+                offs_n = start + tl.arange(0, BLOCK_N)
+                y = slow_products(x_ptr, norm_ptr, row[3], weight, offs_n, offs_n < N, M, K, BITS, GROUP, BLOCK_M)
+                up = y
+                if up_packed_ptr is not None:
+                    up = slow_products(
+                        x_ptr, norm_ptr, row[3], up_weight, offs_n, offs_n < N, M, K, BITS, GROUP, BLOCK_M
+                    )
+                finish(y_ptr, y, up, offs_n, offs_n < N, up_packed_ptr, bias_ptr, residual_ptr, M, N, BLOCK_M)
     else:
         wait_and_let_in(PDL, False)
         y, up = rows_products(
@@ -326,6 +395,7 @@ def quantized_qkv_kernel(
         position = newest(lengths_ptr, M, BLOCK_M)
         row = row_of_x(x_ptr, norm_ptr, eps, K, BITS, PER_SHIFT, HAS_MINIMA)
         step = tl.num_programs(0) * BLOCK_N
+        nans = tl.zeros((1, BLOCK_N), tl.float32)
         for _ in range(tl.program_id(0) * BLOCK_N, count, step):
             mask, angles = angles_of(position, cos_ptr, sin_ptr, pairs < count, pairs % HALF, HALF)
             next_pairs = pairs + step
@@ -333,12 +403,27 @@ def quantized_qkv_kernel(
             asked_next = ask_rows(weight, next_rows, weight, next_rows + HALF, next_pairs < count, K, BITS, GROUP)
             low = row_products(row, asked[0], asked[1], asked[2], exponent, HAS_MINIMA, BITS, PER_SHIFT)
             high = row_products(row, asked[3], asked[4], asked[5], exponent, HAS_MINIMA, BITS, PER_SHIFT)
+            nans += (low - low) + (high - high)  # as in the linear kernel
             low, high = add_bias(low, high, bias_ptr, rows, pairs < count, HALF)
             turn_and_store(
                 low, high, angles, position, mask, pairs // HALF, pairs % HALF, q_ptr, k_cache, v_cache, q_heads,
                 kv_heads, HALF, BLOCK_M,
             )  # fmt: skip
             pairs, rows, asked = next_pairs, next_rows, asked_next
+        if any_nan(nans):
+            for start in range(tl.program_id(0) * BLOCK_N, count, step):
+                pairs = start + tl.arange(0, BLOCK_N)
+                rows = pairs // HALF * (2 * HALF) + pairs % HALF
+                mask, angles = angles_of(position, cos_ptr, sin_ptr, pairs < count, pairs % HALF, HALF)
+                low = slow_products(x_ptr, norm_ptr, row[3], weight, rows, pairs < count, M, K, BITS, GROUP, BLOCK_M)
+                high = slow_products(
+                    x_ptr, norm_ptr, row[3], weight, rows + HALF, pairs < count, M, K, BITS, GROUP, BLOCK_M
+                )
+                low, high = add_bias(low, high, bias_ptr, rows, pairs < count, HALF)
+                turn_and_store(
+                    low, high, angles, position, mask, pairs // HALF, pairs % HALF, q_ptr, k_cache, v_cache, q_heads,
+                    kv_heads, HALF, BLOCK_M,
+                )  # fmt: skip
     else:
         wait_and_let_in(PDL, False)
         position = newest(lengths_ptr, M, BLOCK_M)
@@ -385,7 +470,8 @@ def dequantize_kernel(
         w = (q - (1 << BITS) // 2).to(tl.float32) * scales
     w = tl.reshape(w.to(y_ptr.dtype.element_ty), (BLOCK_C * CHUNK,))
     offs = tl.program_id(0).to(tl.int64) * (BLOCK_C * CHUNK) + tl.arange(0, BLOCK_C * CHUNK)
-    tl.store(y_ptr + offs, w, mask=offs < count * CHUNK)
+    # Chunks are compared, not elements: count · CHUNK can pass 2³¹.
+    tl.store(y_ptr + offs, w, mask=offs // CHUNK < count)
 
 
 def quantized_linear(
@@ -527,4 +613,5 @@ def check_weight(op: str, weight: QuantizedWeight, x: torch.Tensor) -> None:
         shape = (N, K * weight.bits // 32) if name == "packed" else (N, K // group)
         need(t.shape == shape, f"{op}: weight's {name} is {tuple(t.shape)}; needed: {shape}")
         need(t.is_contiguous(), f"{op}: weight's {name} must be contiguous")
+        need_no_grad(op, f"weight's {name}", t)
         need(t.device == x.device, f"{op}: weight's {name} is on {t.device} but x is on {x.device}")

@@ -18,7 +18,7 @@ import triton
 import triton.language as tl
 
 from pytriton_llama.kernels import tiles
-from pytriton_llama.kernels.arguments import check
+from pytriton_llama.kernels.arguments import check, need_no_grad
 
 
 @triton.jit
@@ -75,9 +75,11 @@ def rotary_embedding_kernel(
     BLOCK_HALF: tl.constexpr,
     BLOCK_L: tl.constexpr,
 ):
+    # Along one axis of the grid: the others end at 65535.
+    blocks = tl.cdiv(length, BLOCK_L)
     # 64-bit before they meet a stride: a long batch passes 2³¹ elements.
-    batch = tl.program_id(1).to(tl.int64)
-    offs_l = tl.program_id(0).to(tl.int64) * BLOCK_L + tl.arange(0, BLOCK_L)
+    batch = (tl.program_id(0) // blocks).to(tl.int64)
+    offs_l = (tl.program_id(0) % blocks).to(tl.int64) * BLOCK_L + tl.arange(0, BLOCK_L)
     mask_l = offs_l < length
     # Everything is asked for before anything is stored: the compiler can't move a load up past a store, which might
     # have written what it reads.
@@ -132,8 +134,7 @@ def rotary_embedding(
             raise TypeError(f"rotary_embedding: {name} is {t.dtype}; needed: float32 (16 bits blur large angles)")
         if t.device != q.device:
             raise ValueError(f"rotary_embedding: {name} is on {t.device} but q is on {q.device}")
-        if t.requires_grad and torch.is_grad_enabled():
-            raise ValueError(f"rotary_embedding: {name} requires grad, but kernels are forward only")
+        need_no_grad("rotary_embedding", name, t)
     if not _fit(q, k, cos, sin):
         raise ValueError(
             f"rotary_embedding: q is {tuple(q.shape)}, k {tuple(k.shape)}, cos {tuple(cos.shape)}, sin "
@@ -152,7 +153,7 @@ def rotary_embedding(
     if q.numel() or k.numel():
         cos, sin = cos.contiguous(), sin.contiguous()
         tile = tiles.rotary_embedding(batch, length, q_heads, k_heads, head_dim)
-        rotary_embedding_kernel[(-(-length // tile["BLOCK_L"]), batch)](
+        rotary_embedding_kernel[(triton.cdiv(length, tile["BLOCK_L"]) * batch,)](
             q_out,
             k_out,
             q,

@@ -263,7 +263,7 @@ def rotary_embedding(batch: int, length: int, q_heads: int, k_heads: int, head_d
 
 @functools.cache
 def _rotary_heads(q_heads: int, k_heads: int, head_dim: int) -> dict:
-    BLOCK_Q, BLOCK_K, BLOCK_HALF = (triton.next_power_of_2(n) for n in (q_heads, k_heads, head_dim // 2))
+    BLOCK_Q, BLOCK_K, BLOCK_HALF = (triton.next_power_of_2(max(1, n)) for n in (q_heads, k_heads, head_dim // 2))
     return {"BLOCK_Q": BLOCK_Q, "BLOCK_K": BLOCK_K, "BLOCK_HALF": BLOCK_HALF}
 
 

@@ -136,6 +136,9 @@ def test_bad_arguments_are_named(randn):
         wrong = [*arguments[:i], arguments[i].transpose(2, 3).contiguous().transpose(2, 3), *arguments[i + 1 :]]
         with pytest.raises(ValueError, match="last stride of 1"):
             decode_qkv(*wrong)
+        wrong = [*arguments[:i], arguments[i][:, :, :1].expand(arguments[i].shape), *arguments[i + 1 :]]
+        with pytest.raises(ValueError, match="is expanded"):
+            decode_qkv(*wrong)
     for i, message in ((7, "lengths are"), (5, "cos is")):
         wrong = [*arguments[:i], arguments[i].double(), *arguments[i + 1 :]]
         with pytest.raises(TypeError, match=message):

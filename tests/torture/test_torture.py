@@ -9,7 +9,6 @@ import torch
 from pytriton_llama import kernels, reference
 from tests.tolerances import assert_within, error_bound
 from tests.torture.cases import OPERATIONS, Operation, cast, draw, in_dtype, operands
-from tests.torture.faults import known
 from tests.torture.values import VALUES
 
 LENGTHS = (0, 1, 2, 3, 17, 127, 128, 129, 1023, 1024, 1025, 4095, 4096, 4097)
@@ -61,8 +60,6 @@ def with_values():
                 for length in (MIDDLING, LONG):
                     slow = {"fp32": MIDDLING, "bf16": LONG}.get(dtype) == length
                     marks = [pytest.mark.slow] if slow else []
-                    if reason := known(op, name, values, dtype):
-                        marks.append(pytest.mark.xfail(reason=reason, strict=True))
                     each = (op, name, values, dtype, length)
                     yield pytest.param(*each, marks=marks, id="-".join(map(str, each)))
 
