@@ -13,7 +13,7 @@ WORKERS ?= $(if $(GPU),0,2)
 export OMP_NUM_THREADS = $(if $(GPU),,1)
 export OPENBLAS_NUM_THREADS = $(if $(GPU),,1)
 
-.PHONY: help setup demo test chromium test-all mutation lab bench figures first-cells
+.PHONY: help setup demo test chromium test-all mutation sanitizer lab bench figures first-cells
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1\t\2/p' $(MAKEFILE_LIST)
@@ -67,6 +67,9 @@ test-all: chromium test $(GPU_TRITON)/installed ## test, the slow tests, a brows
 
 mutation: setup ## plant slips in copies of the package, and say which ones the tests catch
 	$(BIN)/python -m tests.mutation
+
+sanitizer: setup ## every kernel under NVIDIA's compute-sanitizer, into docs/sanitizer.md (needs a GPU)
+	$(BIN)/python -m tests.sanitizer
 
 # On rented machines one is often root, as whom Jupyter starts only if asked to. It serves this folder, not notebooks/
 # alone, whose links to the package would lead nowhere.

@@ -65,18 +65,6 @@ def test_not_a_number(temperature, device, randn):
     assert values["tokens"][0].tolist() == [0, 4999, 2048, 0]
 
 
-@pytest.mark.gpu
-def test_many_sequences(device, randn):
-    """Catches sequences along an axis of the grid that ends at 65535."""
-    batch, logits = 65537, randn(65537, 5)
-    values = state(
-        device, temperature=[0.0] * batch, seeds=[0] * batch, lengths=[5] * batch, limits=[9] * batch,
-        running=[1] * batch, stop_tokens=[-1], tokens=[[0] * batch], steps=[0] * batch,
-    )  # fmt: skip
-    next_token(logits, **values, embedding=randn(5, 8), x=torch.empty(batch, 8, device=device))
-    assert torch.equal(values["tokens"][0].long(), logits.argmax(1))
-
-
 def test_draws_follow_the_softmax(device, randn):
     """Catches noise that is no Gumbel's, a temperature that multiplies, and −inf that is drawn."""
     draws, V, temperature = 4096, 8, 0.7

@@ -28,16 +28,6 @@ def test_as_transformers(heads, head_dim, length, dtype, randn):
             assert_close(actual.contiguous(), expected)
 
 
-@pytest.mark.gpu
-def test_many_texts(randn):
-    """Catches texts along an axis of the grid that ends at 65535."""
-    q, k = randn(65537, 1, 1, 16), randn(65537, 1, 1, 16)
-    cos, sin = angles(randn, 65537, 1, 16)
-    oracle = apply_rotary_pos_emb(q.double(), k.double(), cos.double(), sin.double())
-    for actual, expected in zip(rotary_embedding(q, k, cos, sin), oracle, strict=True):
-        assert_close(actual.contiguous(), expected)
-
-
 def test_views_of_one_projection(randn):
     """Catches strides taken from the wrong tensor: q and k are slices of one (batch, length, heads, head_dim)."""
     qkv = randn(2, 19, 7, 32).transpose(1, 2)
