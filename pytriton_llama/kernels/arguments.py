@@ -13,6 +13,8 @@ from triton.tools.tensor_descriptor import TensorDescriptor
 from pytriton_llama.runtime import has_gluon, has_tma, interpreted, runs_bfloat16
 
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
+# Numbers below 2³¹ are passed in 32 bits: a walk along a row of so many columns would end past what these can say.
+TOO_LONG = 2**31 - 2**16
 
 
 def check(op: str, **tensors: torch.Tensor | None) -> None:
@@ -77,10 +79,14 @@ def for_rows(launch: Callable, outputs: tuple[torch.Tensor, ...], inputs: tuple[
 
     ``outputs`` are :func:`empty_rows_like` the first input; ``strides`` are the inputs' (row, column) strides. Nothing
     is copied: where strides allow no view as one matrix (M, N), there is a launch for each of several.
+
+    Raises:
+        ValueError: rows of 2³¹ − 2¹⁶ … 2³¹ − 1 columns.
     """
     first = inputs[0]
+    N = first.shape[-1]
+    need(not TOO_LONG <= N < 2**31, f"rows of {N} columns: not between {TOO_LONG} and {2**31}")
     if first.is_contiguous() and (len(inputs) == 1 or all(t.is_contiguous() for t in inputs)):
-        N = first.shape[-1]
         launch(first.numel() // N, N, (N, 1) * len(inputs), outputs, inputs)
         return
     order = _memory_order(inputs[0])

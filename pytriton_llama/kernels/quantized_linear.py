@@ -105,8 +105,10 @@ def slow_products(
 
 
 @triton.jit
-def any_nan(y):
-    return tl.max(tl.max((y != y).to(tl.int32), axis=1), axis=0) > 0
+def not_finite(offset):
+    """Whether x has an inf or NaN, told from its chunks' sums."""
+    total = tl.sum(offset, axis=0)
+    return total - total != 0.0
 
 
 @triton.jit
@@ -270,10 +272,10 @@ def rows_products(
     y, up = acc.T, up_acc.T
     if HAS_MINIMA:
         # Only what is NaN: a row of x must not depend on another's inf.
-        if any_nan(y):
+        if tl.sum(tl.sum((y != y).to(tl.int32), axis=1), axis=0) > 0:
             again = slow_products(x_ptr, None, 1.0, weight, rows, mask_rows, M, K, BITS, GROUP, BLOCK_M)
             y = tl.where(y == y, y, again)
-        if HAS_UP and any_nan(up):
+        if HAS_UP and tl.sum(tl.sum((up != up).to(tl.int32), axis=1), axis=0) > 0:
             again = slow_products(x_ptr, None, 1.0, up_weight, up_rows, mask_rows, M, K, BITS, GROUP, BLOCK_M)
             up = tl.where(up == up, up, again)
     return y, up
@@ -314,7 +316,6 @@ def quantized_linear_kernel(
         wait_for_previous_kernel(PDL)
         row = row_of_x(x_ptr, norm_ptr, eps, K, BITS, PER_SHIFT, HAS_MINIMA)
         step = tl.num_programs(0) * BLOCK_N
-        nans = tl.zeros((1, BLOCK_N), tl.float32)
         for _ in range(tl.program_id(0) * BLOCK_N, N, step):
             # x stays; the next rows are on their way while these are multiplied.
             offs_next = offs_n + step
@@ -324,9 +325,8 @@ def quantized_linear_kernel(
             if up_packed_ptr is not None:
                 up = row_products(row, asked[3], asked[4], asked[5], exponent, HAS_MINIMA, BITS, PER_SHIFT)
             finish(y_ptr, y, up, offs_n, offs_n < N, up_packed_ptr, bias_ptr, residual_ptr, M, N, BLOCK_M)
-            nans += (y - y) + (up - up)  # 0, but NaN once one of them was inf or NaN
             offs_n, asked = offs_next, asked_next
-        if any_nan(nans):
+        if not_finite(row[1]):
             for start in range(tl.program_id(0) * BLOCK_N, N, step):
                 offs_n = start + tl.arange(0, BLOCK_N)
                 y = slow_products(x_ptr, norm_ptr, row[3], weight, offs_n, offs_n < N, M, K, BITS, GROUP, BLOCK_M)
@@ -395,7 +395,6 @@ def quantized_qkv_kernel(
         position = newest(lengths_ptr, M, BLOCK_M)
         row = row_of_x(x_ptr, norm_ptr, eps, K, BITS, PER_SHIFT, HAS_MINIMA)
         step = tl.num_programs(0) * BLOCK_N
-        nans = tl.zeros((1, BLOCK_N), tl.float32)
         for _ in range(tl.program_id(0) * BLOCK_N, count, step):
             mask, angles = angles_of(position, cos_ptr, sin_ptr, pairs < count, pairs % HALF, HALF)
             next_pairs = pairs + step
@@ -403,14 +402,13 @@ def quantized_qkv_kernel(
             asked_next = ask_rows(weight, next_rows, weight, next_rows + HALF, next_pairs < count, K, BITS, GROUP)
             low = row_products(row, asked[0], asked[1], asked[2], exponent, HAS_MINIMA, BITS, PER_SHIFT)
             high = row_products(row, asked[3], asked[4], asked[5], exponent, HAS_MINIMA, BITS, PER_SHIFT)
-            nans += (low - low) + (high - high)  # as in the linear kernel
             low, high = add_bias(low, high, bias_ptr, rows, pairs < count, HALF)
             turn_and_store(
                 low, high, angles, position, mask, pairs // HALF, pairs % HALF, q_ptr, k_cache, v_cache, q_heads,
                 kv_heads, HALF, BLOCK_M,
             )  # fmt: skip
             pairs, rows, asked = next_pairs, next_rows, asked_next
-        if any_nan(nans):
+        if not_finite(row[1]):
             for start in range(tl.program_id(0) * BLOCK_N, count, step):
                 pairs = start + tl.arange(0, BLOCK_N)
                 rows = pairs // HALF * (2 * HALF) + pairs % HALF
