@@ -16,15 +16,15 @@ STEP = 1 << 30  # elements; the third row starts at 2³¹
 
 @pytest.fixture
 def far(randn, tmp_path):
-    """Random numbers in float16 whose dimension ``dim`` has a stride of STEP: a file that is nearly all holes."""
+    """Random numbers in float16 whose dimension ``dim`` has a stride of ``step``: a file that is nearly all holes."""
     if not interpreted():
         pytest.skip("takes as much memory as it reserves")
 
-    def make(*shape: int, dim: int = 0) -> torch.Tensor:
+    def make(*shape: int, dim: int = 0, step: int = STEP) -> torch.Tensor:
         values, file = randn(*shape, dtype=torch.float16), tmp_path / "holes"
-        memory = torch.from_file(str(file), True, STEP * shape[dim] + values.numel(), dtype=torch.float16)
+        memory = torch.from_file(str(file), True, step * shape[dim] + values.numel(), dtype=torch.float16)
         file.unlink()
-        strides = [STEP if d == dim else stride for d, stride in enumerate(values.stride())]
+        strides = [step if d == dim else stride for d, stride in enumerate(values.stride())]
         return memory.as_strided(shape, strides).copy_(values)
 
     return make
@@ -67,6 +67,13 @@ def test_attention(dim, far, randn):
     check("flash_decoding", far(3, 3, 16, dim=min(dim, 1)), k, v, lengths)
     x, weight, norm = (randn(*s, dtype=torch.float16) for s in ((3, 32), (9 * 16, 32), (32,)))
     check("decode_qkv", x, weight, None, norm, 1e-5, randn(3, 16), randn(3, 16), lengths, k, v)
+
+
+def test_tiles_of_keys(far, randn):
+    """Catches the step from one tile of keys to the next, BLOCK_N · stride, in 32 bits."""
+    k, v = (far(1, 1, 513, 16, dim=2, step=1 << 24) for _ in range(2))
+    check("flash_attention", randn(1, 1, 3, 16, dtype=torch.float16), k, v)
+    check("flash_decoding", randn(1, 1, 16, dtype=torch.float16), k, v, torch.tensor([513], dtype=torch.int32))
 
 
 @pytest.mark.parametrize("dim", [0, 1, 2])

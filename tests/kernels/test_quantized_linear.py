@@ -16,6 +16,7 @@ from pytriton_llama.kernels import (
     rms_norm,
     tiles,
 )
+from pytriton_llama.kernels.quantized_linear import dequantize_kernel
 from pytriton_llama.kernels.quantized_weight import join, pack, unpack
 from pytriton_llama.runtime import interpreted
 from tests.kernels.test_decode_linear import doubles, qkv_inputs
@@ -114,6 +115,14 @@ def test_dequantize(form, dtype, device):
     """Catches fields in another order than :func:`unpack` has: bit for bit."""
     weight = draw(50, 192, form, device)
     assert torch.equal(dequantize(weight, dtype), weight.dequantize(torch.float32).to(dtype))
+
+
+def test_dequantize_more_than_32_bits_count(device):
+    """Catches a number of weights in 32 bits, as the first program of 2²⁶ chunks sees it: it would write nothing."""
+    weight = draw(1, 128, (4, 32, False), device)
+    y = torch.full((1, 128), torch.nan, device=device)
+    dequantize_kernel[(1,)](y, *weight.tensors, 1 << 26, 128, 4, 32, PDL=False, BLOCK_C=4)
+    assert torch.equal(y, weight.dequantize())
 
 
 @pytest.mark.parametrize("bits", [4, 8])

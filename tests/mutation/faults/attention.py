@@ -191,6 +191,12 @@ FAULTS = {
             "kernels/test_flash_attention.py::test_strides",
         ),
         (
+            "flash_attention: a tile's step in 32 bits",
+            "step = tl.full((), BLOCK_N, tl.int64)",
+            "step = BLOCK_N",
+            "kernels/test_offsets.py::test_tiles_of_keys",
+        ),
+        (
             "flash_attention: rows × stride in 32 bits",
             "q_ptrs = q_ptr + offs_m.to(tl.int64)[:, None] * q_row_stride",
             "q_ptrs = q_ptr + offs_m[:, None] * q_row_stride",
