@@ -188,9 +188,10 @@ def test_a_large_cache(batch, length):
         keys[:, :, key] = 3 * q[:, g::group]
     lengths = torch.full((batch,), length, dtype=torch.int32, device="cuda")
     o = kernels.flash_decoding(q, keys, values, lengths)
-    for b in {0, batch // 2, batch - 1}:
-        one = slice(b, b + 1)
-        check(o[one], "flash_decoding", q[one], keys[one], values[one], lengths[one])
+    for b, h in {(0, 0), (batch // 2, 3), (batch - 1, kv_heads - 1)}:
+        one, of_q, of_k = slice(b, b + 1), slice(h * group, (h + 1) * group), slice(h, h + 1)
+        inputs = (q[one, of_q], keys[one, of_k], values[one, of_k], lengths[one])
+        check(o[one, of_q], "flash_decoding", *inputs)
     x, norm = randn(batch, hidden), randn(hidden)
     weight = randn((group + 2) * kv_heads * head_dim, hidden, scale=hidden**-0.5)
     cos = randn(length, head_dim, dtype=torch.float32)
