@@ -7,10 +7,11 @@ and the last.
 import pytest
 import torch
 
-from pytriton_llama import kernels
+from pytriton_llama import kernels, reference
 from pytriton_llama.kernels import QuantizedWeight
-from tests.tolerances import assert_close
-from tests.torture.huge import BEYOND, check, need_memory, randn, rows, some
+from tests.tolerances import assert_close, assert_within, error_bound
+from tests.torture import sizes
+from tests.torture.huge import BEYOND, check, need_memory, randn, rows, some, wide
 
 pytestmark = pytest.mark.gpu
 HALF = torch.float16
@@ -88,7 +89,9 @@ def test_products_with_a_large_weight(shape, M):
     check(kernels.swiglu(x, w, up)[:, at], "swiglu", x, w[at], up[at])
     if M <= 16:  # more rows are rms_norm's and swiglu's
         ours = kernels.decode_linear(x, w, norm_weight=norm, up_weight=up)[:, at]
-        check(ours, "decode_linear", x, w[at], norm_weight=norm, up_weight=up[at])
+        parts = wide(x), wide(w[at]), None, wide(norm), 1e-6, None, wide(up[at])
+        oracle, ((size, rounded),) = reference.decode_linear(*parts), sizes.step(*parts)
+        assert_within(ours, oracle, (oracle,), error_bound(HALF, oracle, size, rounded, K))
 
 
 def test_fused_ffn_with_a_large_weight():
