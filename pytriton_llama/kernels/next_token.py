@@ -23,7 +23,7 @@ import triton.language as tl
 from pytriton_llama.kernels import tiles
 from pytriton_llama.kernels.arguments import check, counters, need, need_no_grad
 from pytriton_llama.kernels.linear import wait_for_previous_kernel
-from pytriton_llama.kernels.quantized_linear import check_weight, elements
+from pytriton_llama.kernels.quantized_linear import check_weight
 from pytriton_llama.kernels.quantized_weight import QuantizedWeight
 
 
@@ -31,11 +31,21 @@ from pytriton_llama.kernels.quantized_weight import QuantizedWeight
 def embedding_row(
     embedding_ptr, scales_ptr, minima_ptr, row, offs, HIDDEN: tl.constexpr, BITS: tl.constexpr, GROUP: tl.constexpr
 ):
-    """Elements of a row; packed where there are scales."""
+    """Elements of a row; packed (see quantized_weight) where there are scales."""
+    mask = offs < HIDDEN
     if scales_ptr is None:
-        return tl.load(embedding_ptr + row * HIDDEN + offs, mask=offs < HIDDEN)
+        return tl.load(embedding_ptr + row * HIDDEN + offs, mask=mask)
     else:
-        return elements((embedding_ptr, scales_ptr, minima_ptr), row, offs, offs < HIDDEN, HIDDEN, BITS, GROUP)
+        FIELDS: tl.constexpr = 32 // BITS
+        words = offs // (4 * FIELDS) * 4 + offs % 4
+        words = tl.load(embedding_ptr + row * (HIDDEN // FIELDS) + words, mask=mask, other=0)
+        q = (words >> (offs // 4 % FIELDS * BITS)) & ((1 << BITS) - 1)
+        groups = row * (HIDDEN // GROUP) + offs // GROUP
+        scales = tl.load(scales_ptr + groups, mask=mask, other=0.0).to(tl.float32)
+        if minima_ptr is not None:
+            return q.to(tl.float32) * scales + tl.load(minima_ptr + groups, mask=mask, other=0.0).to(tl.float32)
+        else:
+            return (q - (1 << BITS) // 2).to(tl.float32) * scales
 
 
 @triton.jit

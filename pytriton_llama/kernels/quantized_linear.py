@@ -63,55 +63,6 @@ def excess(j: tl.constexpr, HAS_MINIMA: tl.constexpr, BITS: tl.constexpr, PER_SH
 
 
 @triton.jit
-def elements(weight, rows, offs_k, mask, K: tl.constexpr, BITS: tl.constexpr, GROUP: tl.constexpr):
-    """The weight's elements at (rows, offs_k), float32, each from a word of its own."""
-    packed_ptr, scales_ptr, minima_ptr = weight
-    FIELDS: tl.constexpr = 32 // BITS
-    rows = rows.to(tl.int64)
-    offs_w = offs_k // (4 * FIELDS) * 4 + offs_k % 4
-    words = tl.load(packed_ptr + rows * (K // FIELDS) + offs_w, mask=mask, other=0)
-    q = (words >> (offs_k // 4 % FIELDS * BITS)) & ((1 << BITS) - 1)
-    groups = rows * (K // GROUP) + offs_k // GROUP
-    scales = tl.load(scales_ptr + groups, mask=mask, other=0.0).to(tl.float32)
-    if minima_ptr is not None:
-        return q.to(tl.float32) * scales + tl.load(minima_ptr + groups, mask=mask, other=0.0).to(tl.float32)
-    else:
-        return (q - (1 << BITS) // 2).to(tl.float32) * scales
-
-
-@triton.jit
-def slow_products(
-    x_ptr, norm_ptr, scale, weight, rows, mask_rows, M, K: tl.constexpr, BITS: tl.constexpr, GROUP: tl.constexpr,
-    BLOCK_M: tl.constexpr,
-):  # fmt: skip
-    """Products of rows of x, scaled, with rows of the weight, (BLOCK_M, rows) float32, whatever x holds.
-
-    The quick ways take each weight apart: an inf in x makes inf · (q + excess) − inf · excess, or inf · q · scale +
-    inf · minimum, of it. That is NaN, where inf · weight is inf.
-    """
-    # Tiles that need few registers: the quick ways have what is left.
-    BLOCK_K: tl.constexpr = 128 // BITS if BLOCK_M == 1 else 1
-    offs_m = tl.arange(0, BLOCK_M)
-    y = tl.zeros((BLOCK_M, rows.shape[0]), tl.float32)
-    for k in range(0, K, BLOCK_K):
-        offs_k = k + tl.arange(0, BLOCK_K)
-        x = tl.load(x_ptr + offs_m[:, None] * K + offs_k[None, :], mask=(offs_m < M)[:, None], other=0.0)
-        x = x.to(tl.float32)
-        if norm_ptr is not None:
-            x *= tl.load(norm_ptr + offs_k).to(tl.float32)[None, :]
-        w = elements(weight, rows[:, None], offs_k[None, :], mask_rows[:, None], K, BITS, GROUP)
-        y += tl.sum(x[:, None, :] * w[None, :, :], axis=2)
-    return y * scale
-
-
-@triton.jit
-def not_finite(offset):
-    """Whether x has an inf or NaN, told from its chunks' sums."""
-    total = tl.sum(offset, axis=0)
-    return total - total != 0.0
-
-
-@triton.jit
 def row_of_x(
     x_ptr, norm_ptr, eps, K: tl.constexpr, BITS: tl.constexpr, PER_SHIFT: tl.constexpr, HAS_MINIMA: tl.constexpr
 ):
@@ -247,7 +198,6 @@ def rows_products(
     """Products of up to BLOCK_M rows of x with BLOCK_N rows of each weight, (BLOCK_M, BLOCK_N), group by group:
     BLOCK_K divides GROUP."""
     HAS_UP: tl.constexpr = up_weight[0] is not None
-    HAS_MINIMA: tl.constexpr = weight[2] is not None
     offs_m = tl.arange(0, BLOCK_M)
     x_ptrs = x_ptr + offs_m[:, None] * K + tl.arange(0, BLOCK_K)[None, :]
     # As linear's SWAP: the weight's rows on the left, x's, padded to BLOCK_M, on the right.
@@ -269,16 +219,7 @@ def rows_products(
                 x, up_weight, up_rows, mask_rows, up_scales, up_minima, exponent, k, K, BITS, BLOCK_N, BLOCK_K
             )
             up_scales, up_minima = next_scales, next_minima
-    y, up = acc.T, up_acc.T
-    if HAS_MINIMA:
-        # Only what is NaN: a row of x must not depend on another's inf.
-        if tl.sum(tl.sum((y != y).to(tl.int32), axis=1), axis=0) > 0:
-            again = slow_products(x_ptr, None, 1.0, weight, rows, mask_rows, M, K, BITS, GROUP, BLOCK_M)
-            y = tl.where(y == y, y, again)
-        if HAS_UP and tl.sum(tl.sum((up != up).to(tl.int32), axis=1), axis=0) > 0:
-            again = slow_products(x_ptr, None, 1.0, up_weight, up_rows, mask_rows, M, K, BITS, GROUP, BLOCK_M)
-            up = tl.where(up == up, up, again)
-    return y, up
+    return acc.T, up_acc.T
 
 
 @triton.jit(do_not_specialize=["M", "exponent"])
@@ -326,16 +267,6 @@ def quantized_linear_kernel(
                 up = row_products(row, asked[3], asked[4], asked[5], exponent, HAS_MINIMA, BITS, PER_SHIFT)
             finish(y_ptr, y, up, offs_n, offs_n < N, up_packed_ptr, bias_ptr, residual_ptr, M, N, BLOCK_M)
             offs_n, asked = offs_next, asked_next
-        if not_finite(row[1]):
-            for start in range(tl.program_id(0) * BLOCK_N, N, step):
-                offs_n = start + tl.arange(0, BLOCK_N)
-                y = slow_products(x_ptr, norm_ptr, row[3], weight, offs_n, offs_n < N, M, K, BITS, GROUP, BLOCK_M)
-                up = y
-                if up_packed_ptr is not None:
-                    up = slow_products(
-                        x_ptr, norm_ptr, row[3], up_weight, offs_n, offs_n < N, M, K, BITS, GROUP, BLOCK_M
-                    )
-                finish(y_ptr, y, up, offs_n, offs_n < N, up_packed_ptr, bias_ptr, residual_ptr, M, N, BLOCK_M)
     else:
         wait_and_let_in(PDL, False)
         y, up = rows_products(
@@ -408,20 +339,6 @@ def quantized_qkv_kernel(
                 kv_heads, HALF, BLOCK_M,
             )  # fmt: skip
             pairs, rows, asked = next_pairs, next_rows, asked_next
-        if not_finite(row[1]):
-            for start in range(tl.program_id(0) * BLOCK_N, count, step):
-                pairs = start + tl.arange(0, BLOCK_N)
-                rows = pairs // HALF * (2 * HALF) + pairs % HALF
-                mask, angles = angles_of(position, cos_ptr, sin_ptr, pairs < count, pairs % HALF, HALF)
-                low = slow_products(x_ptr, norm_ptr, row[3], weight, rows, pairs < count, M, K, BITS, GROUP, BLOCK_M)
-                high = slow_products(
-                    x_ptr, norm_ptr, row[3], weight, rows + HALF, pairs < count, M, K, BITS, GROUP, BLOCK_M
-                )
-                low, high = add_bias(low, high, bias_ptr, rows, pairs < count, HALF)
-                turn_and_store(
-                    low, high, angles, position, mask, pairs // HALF, pairs % HALF, q_ptr, k_cache, v_cache, q_heads,
-                    kv_heads, HALF, BLOCK_M,
-                )  # fmt: skip
     else:
         wait_and_let_in(PDL, False)
         position = newest(lengths_ptr, M, BLOCK_M)
@@ -494,7 +411,8 @@ def quantized_linear(
 
     Returns:
         A new (..., N) tensor of x's dtype. Sums are float32. Beyond 64 rows weights are rounded to x's dtype first,
-        below they are not; beyond one, ``rms_norm``'s result is.
+        below they are not; beyond one, ``rms_norm``'s result is. An inf in x or norm_weight makes all results of its
+        row NaN where there is one row, or where the weight has minima: a weight's two terms are summed apart.
 
     Raises:
         TypeError, ValueError: shapes or forms that do not fit, tensors that are not contiguous, and

@@ -23,7 +23,7 @@ from tests.sanitizer.launches import GROUPS
 from tests.sanitizer.log import Report, reports
 
 TOOLS = ("memcheck", "racecheck", "initcheck", "synccheck")
-LIMIT = 400  # seconds for one process
+LIMIT = 150  # seconds for one process
 
 
 @dataclass(frozen=True)
