@@ -30,6 +30,7 @@ def make(folder: Path, fill: Callable[[Path], object], progress: Progress) -> Pa
                 if locked:
                     _make(folder, own, fill, progress)
                     break
+        shutil.rmtree(own, ignore_errors=True)  # of one that was killed when all was done
     except OSError as error:
         raise LlamaError(f"{folder.name}: cannot be written to {folder.parent}: {error}") from error
     return folder
@@ -90,7 +91,7 @@ def damaged(folder: Path) -> str | None:
     for expected, _, name in recorded:
         file = folder / os.path.basename(name)
         if not os.path.isfile(file) or sha256(file) != expected:
-            return file.name or SUMS
+            return os.path.basename(name) or SUMS
     return None if recorded else SUMS
 
 

@@ -103,8 +103,11 @@ def import_gguf(
 
 
 def _imported(file: Path, keep_quantized: bool) -> Path:
-    if not os.path.isfile(file):
-        raise LlamaError(f"{file}: no such file")
+    try:
+        if not file.is_file():
+            raise LlamaError(f"{file}: no such file")
+    except OSError as error:  # a folder on the way may not be looked into, say
+        raise LlamaError(f"{file}: {error.strerror}") from error
     return cache_dir() / f"{file.stem}-{'quantized-' if keep_quantized else ''}{_version(file)}"
 
 
