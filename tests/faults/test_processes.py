@@ -29,7 +29,10 @@ def start(tiny_gguf, tmp_path):
         process.communicate()
 
 
-@pytest.mark.parametrize("what_becomes", ["ends", "is killed", "the second is killed"])
+@pytest.mark.parametrize(
+    "what_becomes",
+    ["is killed", *(pytest.param(end, marks=pytest.mark.slow) for end in ("ends", "the second is killed"))],
+)
 def test_the_second_waits(what_becomes, start, run, tiny_gguf, tmp_path):
     """The first stops half-way, its weights written. Catches both that write into one folder or do the work twice, a
     second that waits for a dead one, or takes up what a killed one left, and remains of either."""
@@ -53,6 +56,7 @@ def test_the_second_waits(what_becomes, start, run, tiny_gguf, tmp_path):
     assert tree(tmp_path / "cache") == tree(tmp_path / "whole")
 
 
+@pytest.mark.slow
 def test_many_at_once(start, run, tiny_gguf, tmp_path):
     """None is held up anywhere. Catches a folder that goes between the moments when it is asked for and locked."""
     run("import", tiny_gguf, cache=tmp_path / "whole")

@@ -86,6 +86,14 @@ class TestCacheFolder:
             monkeypatch.setenv(name, value)
         assert fetch.cache_dir() == Path(expected)
 
+    def test_no_home(self, monkeypatch):
+        """A user whom the system does not know, as in many a container. Catches pathlib's RuntimeError."""
+        for name in ("PYTRITON_LLAMA_CACHE", "XDG_CACHE_HOME", "HOME"):
+            monkeypatch.delenv(name, raising=False)
+        monkeypatch.setattr(os, "getuid", lambda: 2**31 - 5)
+        with pytest.raises(LlamaError, match="no home folder: set PYTRITON_LLAMA_CACHE"):
+            fetch.fetch(fetch.DEFAULT)
+
     def test_importing_is_light(self):
         """``pytriton-llama --help`` must not wait for torch, nor the hub's client freeze its settings early."""
         code = (
@@ -121,7 +129,7 @@ class TestDefaultModel:
         cache.mkdir()
         (cache / GGUF_FILE).write_text("other")
         found = hashlib.sha256(b"other").hexdigest()
-        with pytest.raises(LlamaError, match=f"expected SHA-256 {fetch._GGUF_SHA256}, found {found}"):
+        with pytest.raises(LlamaError, match=f"expected SHA-256 {fetch._GGUF_SHA256}, found {found}: delete it"):
             fetch.fetch(fetch.DEFAULT)
         assert contents(cache) == {GGUF_FILE}
 
