@@ -101,9 +101,10 @@ def telling_damage(folder: Path) -> Iterator[None]:
     try:
         yield
     except LlamaError as error:
-        if name := damaged(folder):
-            advice = f"{name} is no longer what was written: fetch, import or quantize again makes it anew"
-            raise LlamaError(f"{error} ({advice}; or delete {folder})") from error
+        with contextlib.suppress(OSError):  # what may not be read is the first error's to tell
+            if name := damaged(folder):
+                advice = f"{name} is no longer what was written: fetch, import or quantize again makes it anew"
+                raise LlamaError(f"{error} ({advice}; or delete {folder})") from error
         raise
 
 

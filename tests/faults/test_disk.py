@@ -165,7 +165,7 @@ def test_full_where_stdout_goes(tmp_path):
     with open("/dev/full", "w") as full:
         done = subprocess.run(
             [sys.executable, "-m", "pytriton_llama", "fetch"],
-            env=os.environ | {"PYTRITON_LLAMA_CACHE": str(tmp_path)},
+            env=os.environ | {"PYTRITON_LLAMA_CACHE": str(tmp_path), "PYTHONUNBUFFERED": ""},
             stdout=full,
             stderr=subprocess.PIPE,
             text=True,
