@@ -24,13 +24,13 @@ def make(folder: Path, fill: Callable[[Path], object], progress: Progress) -> Pa
     """
     own = folder.with_name(f".fetch-{folder.name}")
     try:
-        while not os.path.isdir(folder) or damaged(folder):
+        # What a killed process left is there beside a whole folder too, if it was killed at the very end.
+        while not os.path.isdir(folder) or damaged(folder) or own.exists():
             own.mkdir(parents=True, exist_ok=True)
             with _locked(own, partial(progress, f"{folder.name}: another process makes it: waiting")) as locked:
                 if locked:
                     _make(folder, own, fill, progress)
                     break
-        shutil.rmtree(own, ignore_errors=True)  # of one that was killed when all was done
     except OSError as error:
         raise LlamaError(f"{folder.name}: cannot be written to {folder.parent}: {error}") from error
     return folder
@@ -65,12 +65,12 @@ def _is(path: Path, handle: int) -> bool:
 def _make(folder: Path, own: Path, fill: Callable[[Path], object], progress: Progress) -> None:
     """``folder`` by way of ``own``, which may hold what a killed process left, and is removed."""
     try:
-        for left in own.iterdir():
-            shutil.rmtree(left)
         if os.path.isdir(folder):
             if not (name := damaged(folder)):
-                return  # another process has made it since
+                return
             progress(f"{folder / name} is damaged: making the folder anew")
+        for left in own.iterdir():
+            shutil.rmtree(left)
         part = own / "folder"
         fill(part)
         sums = [f"{sha256(file)}  {file.name}\n" for file in sorted(part.iterdir()) if file.is_file()]

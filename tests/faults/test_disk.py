@@ -119,11 +119,13 @@ def test_a_damaged_entry_that_cannot_be_made_anew(run, tiny_gguf, cache):
 
 
 def test_a_read_only_cache(run, tiny_gguf, cache, tmp_path):
-    """Catches a lock, or any other file, that reading needs; and a traceback where something new is wanted."""
+    """Beside the model is what a killed run left. Catches a lock, or any other file, that reading needs; and a
+    traceback where something new is wanted."""
     made = run("import", tiny_gguf, cache=cache).folder
     made.rename(cache / fetch.DEFAULT)
+    (cache / f".fetch-{fetch.DEFAULT}" / "folder").mkdir(parents=True)
     kept = tree(cache)
-    for path in (cache / fetch.DEFAULT, cache):
+    for path in (*cache.glob(".*"), cache / fetch.DEFAULT, cache):
         path.chmod(0o555)
     try:
         done = run("generate", "he", "--max-new-tokens", 2, "--kernels", "torch", cache=cache, unprivileged=True)
@@ -133,7 +135,8 @@ def test_a_read_only_cache(run, tiny_gguf, cache, tmp_path):
         done.assert_one_line(f"cannot be written to {cache}", "Permission denied")
         assert tree(cache) == kept
     finally:
-        cache.chmod(0o755)
+        for path in (cache, *cache.glob(".*")):
+            path.chmod(0o755)
 
 
 @pytest.mark.parametrize("arguments", [("fetch",), ("generate", "hi", "--kernels", "torch"), ("import", "model.gguf")])
