@@ -118,12 +118,14 @@ def test_a_damaged_entry_that_cannot_be_made_anew(run, tiny_gguf, cache):
     assert tree(cache) == before
 
 
-def test_a_read_only_cache(run, tiny_gguf, cache, tmp_path):
-    """Beside the model is what a killed run left. Catches a lock, or any other file, that reading needs; and a
-    traceback where something new is wanted."""
+@pytest.mark.parametrize("left", [False, True])
+def test_a_read_only_cache(left, run, tiny_gguf, cache):
+    """With and without what a killed run left beside the model. Catches a lock, or any other file, that reading needs;
+    and a traceback where something new is wanted."""
     made = run("import", tiny_gguf, cache=cache).folder
     made.rename(cache / fetch.DEFAULT)
-    (cache / f".fetch-{fetch.DEFAULT}" / "folder").mkdir(parents=True)
+    if left:
+        (cache / f".fetch-{fetch.DEFAULT}" / "folder").mkdir(parents=True)
     kept = tree(cache)
     for path in (*cache.glob(".*"), cache / fetch.DEFAULT, cache):
         path.chmod(0o555)
