@@ -4,6 +4,7 @@ Bad input ends in one line on stderr and exit code 2. Answers go to stdout, ever
 seconds to import is imported inside the commands, so that ``--help`` answers at once.
 """
 
+import os
 import sys
 import time
 import warnings
@@ -16,6 +17,7 @@ import typer
 
 from pytriton_llama.errors import LlamaError
 from pytriton_llama.llama.fetch import DEFAULT
+from pytriton_llama.toolchain import advice_on_cache
 
 if TYPE_CHECKING:
     from pytriton_llama.llama.generator import Llama
@@ -182,11 +184,14 @@ def _options(*values) -> "Options":
 
 
 def _load(model: str, kernels: str, device: str | None, dtype: str | None) -> "Llama":
+    import torch
+
     from pytriton_llama.llama.generator import Llama
     from pytriton_llama.runtime import interpreted
 
     if kernels in ("auto", "triton") and interpreted():
-        _say("no GPU: kernels run in Triton's interpreter on the CPU, slowly; --kernels torch is the fast oracle")
+        why = "TRITON_INTERPRET is set" if torch.cuda.is_available() else "no GPU"
+        _say(f"{why}: kernels run in Triton's interpreter on the CPU, slowly; --kernels torch is the fast oracle")
     return Llama.from_pretrained(model, device, dtype, kernels, progress=sys.stderr.isatty())
 
 
@@ -215,6 +220,15 @@ def _say(line: str) -> None:
     print(line, file=sys.stderr, flush=True)
 
 
+def _flush() -> None:
+    try:
+        print(end="", flush=True)
+    except OSError as error:
+        # Python flushes once more at its end, and would fail with a traceback.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise OSError(error.errno, error.strerror, "stdout") from error
+
+
 def _fail(message: str, code: int) -> NoReturn:
     _say(f"error: {message}")
     raise SystemExit(code)
@@ -224,8 +238,14 @@ def main() -> None:
     """Run the program; never a traceback for what a user did."""
     warnings.showwarning = lambda message, *_: _say(f"note: {message}")  # type: ignore[assignment]
     try:
-        app()
+        try:
+            app()
+        finally:
+            _flush()
     except LlamaError as error:
         _fail(str(error), 2)
+    except OSError as error:
+        advice = advice_on_cache(error)
+        _fail(f"{error}{f' ({advice})' if advice else ''}", 2)
     except KeyboardInterrupt:
         _fail("interrupted", 130)

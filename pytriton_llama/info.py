@@ -9,7 +9,7 @@ import triton
 import pytriton_llama
 from pytriton_llama import interpreter
 from pytriton_llama.llama.device import DTYPES
-from pytriton_llama.runtime import interpreted, runs_bfloat16
+from pytriton_llama.runtime import NO_GPU, interpreted, runs_bfloat16
 from pytriton_llama.toolchain import missing_for_triton
 
 
@@ -25,13 +25,15 @@ def lines() -> list[str]:
             out.append(f"GPU {i}       {name}, sm_{major}{minor}, {free / 2**30:.1f} of {total / 2**30:.1f} GiB free")
     else:
         out.append("GPU         none that torch can use")
-    if not interpreted():
-        out.append("kernels     compiled for the GPU")
+    device = torch.device("cpu" if interpreted() else "cuda")
+    if device.type == "cuda":
+        out.append(f"kernels     {'compiled for the GPU' if torch.cuda.is_available() else NO_GPU}")
         if missing := missing_for_triton():
             out.append(f"missing     {missing}")
     else:
         which = "fast" if interpreter.enabled() else "stock"
         out.append(f"kernels     interpreted on the CPU (the {which} interpreter)")
-    bfloat16 = runs_bfloat16(torch.device("cpu" if interpreted() else "cuda"))
-    out.append("dtypes      " + ", ".join(name for name in DTYPES if bfloat16 or name != "bfloat16"))
+    if interpreted() or torch.cuda.is_available():
+        bfloat16 = runs_bfloat16(device)
+        out.append("dtypes      " + ", ".join(name for name in DTYPES if bfloat16 or name != "bfloat16"))
     return out

@@ -36,7 +36,7 @@ def decide() -> None:
 
     Where kernels are interpreted, by us: see :mod:`pytriton_llama.interpreter`.
     """
-    if "TRITON_INTERPRET" not in os.environ and not _torch_sees_gpu():
+    if not os.environ.get("TRITON_INTERPRET") and not _torch_sees_gpu():
         if "triton" in sys.modules:
             warnings.warn(
                 "triton was imported before pytriton_llama, so its interpreter is off and kernels cannot run on this "
@@ -76,6 +76,12 @@ def _enable_fast_interpreter() -> None:
     # A GPU does not warn of log2(0) = −inf or of a NaN in a masked-off row; the stock interpreter should not either.
     warnings.filterwarnings("ignore", category=RuntimeWarning, module="triton.runtime.interpreter")
     interpreter.enable()
+
+
+NO_GPU = (
+    "kernels are compiled for a GPU in this process, but torch sees none: unset TRITON_INTERPRET and import "
+    "pytriton_llama before triton, and they are interpreted"
+)
 
 
 @functools.cache

@@ -4,6 +4,7 @@ import os
 import shutil
 import sys
 import sysconfig
+import traceback
 from pathlib import Path
 
 
@@ -22,6 +23,16 @@ def missing_for_triton() -> str | None:
     if not packages:
         return None
     return f"Triton cannot compile for the GPU: sudo apt-get install {' '.join(packages)}"
+
+
+def advice_on_cache(error: BaseException) -> str | None:
+    """What to do about an error of Triton's own, of reading or writing files; None for anybody else's."""
+    modules = (frame.f_globals.get("__name__", "") for frame, _ in traceback.walk_tb(error.__traceback__))
+    if not any(module.startswith("triton.") for module in modules):
+        return None
+    import triton
+
+    return f"Triton keeps compiled kernels in {triton.knobs.cache.dir}; TRITON_CACHE_DIR names another folder"
 
 
 if __name__ == "__main__":  # `make setup` runs this file by itself: the package's import would load torch.

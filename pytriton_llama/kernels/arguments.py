@@ -10,7 +10,7 @@ from collections.abc import Callable
 import torch
 from triton.tools.tensor_descriptor import TensorDescriptor
 
-from pytriton_llama.runtime import has_gluon, has_tma, interpreted, runs_bfloat16
+from pytriton_llama.runtime import NO_GPU, has_gluon, has_tma, interpreted, runs_bfloat16
 
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 # Numbers below 2³¹ are passed in 32 bits: a walk along a row of so many columns would end past what these can say.
@@ -56,6 +56,7 @@ def check_device(op: str, name: str, t: torch.Tensor) -> None:
         if not t.is_cpu:
             raise ValueError(f"{op}: {name} is on {t.device}, but kernels are interpreted on the CPU here")
     elif not t.is_cuda or t.get_device() != torch.cuda.current_device():
+        need(torch.cuda.is_available(), f"{op}: {NO_GPU}")
         raise ValueError(
             f"{op}: {name} is on {t.device}, but kernels are compiled for cuda:{torch.cuda.current_device()} in this "
             "process (TRITON_INTERPRET=1 interprets them on the CPU)"

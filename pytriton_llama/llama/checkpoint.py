@@ -249,6 +249,7 @@ def _open(file: Path) -> safe_open:
     if file.exists() and not file.is_file():  # reading a pipe would wait for ever
         raise LlamaError(f"{file}: not a file")
     try:
+        file.open("rb").close()  # safe_open says "no such file" of one that may not be read
         return safe_open(file, framework="pt", device="cpu")
     except (SafetensorError, OSError) as error:
         raise LlamaError(f"{file}: not a readable safetensors file: {error}") from error

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 
 from pytriton_llama.errors import LlamaError
-from pytriton_llama.runtime import interpreted, runs_bfloat16
+from pytriton_llama.runtime import NO_GPU, interpreted, runs_bfloat16
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 KERNELS = ("auto", "triton", "torch")
@@ -25,15 +25,15 @@ def choose(device: str | None, dtype: str | torch.dtype | None, kernels: str) ->
     """Fill in what is None or "auto", and refuse what cannot run here with a :class:`LlamaError`."""
     if kernels not in KERNELS:
         raise LlamaError(f"kernels is {kernels!r}; known: {', '.join(KERNELS)}")
+    home = "cpu" if interpreted() else "cuda"
     try:
-        where = torch.device(device or ("cpu" if interpreted() else "cuda"))
+        where = torch.device(device or ("cpu" if kernels == "torch" and not torch.cuda.is_available() else home))
     except RuntimeError as error:
         raise LlamaError(f"device is {device!r}; known: cuda, cpu") from error
     if where.type not in ("cpu", "cuda"):
         raise LlamaError(f"device is {device!r}; known: cuda, cpu")
     if where.type == "cuda" and not torch.cuda.is_available():
-        raise LlamaError("device is cuda, but torch sees no GPU here")
-    home = "cpu" if interpreted() else "cuda"
+        raise LlamaError("device is cuda, but torch sees no GPU here" if device else NO_GPU)
     if kernels == "auto" and where.type != home:
         kernels = "torch"
         warnings.warn(f"kernels run on {home} in this process, so the model on {where} uses torch's", stacklevel=3)

@@ -6,13 +6,13 @@ import re
 import shutil
 import subprocess
 import sys
-import tempfile
 import zipfile
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
 from pytriton_llama.errors import LlamaError
+from pytriton_llama.llama import entry
+from pytriton_llama.llama.entry import Progress
 
 DEFAULT = "smollm2-135m-instruct"
 
@@ -25,44 +25,58 @@ _GGUF_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53
 _REPOSITORY = re.compile(r"\w[\w.-]*/\w[\w.-]*")
 _REPOSITORY_FILES = ["config.json", "generation_config.json", "model*.safetensors*", "tokenizer*", "*.jinja"]
 
-Progress = Callable[[str], object]
-
 
 def cache_dir() -> Path:
     """``$PYTRITON_LLAMA_CACHE``, else ``pytriton_llama`` in the user's cache folder."""
     if own := os.environ.get("PYTRITON_LLAMA_CACHE"):
         return Path(os.path.expanduser(own))
-    users = os.environ.get("XDG_CACHE_HOME")
-    return (Path(users) if users else Path.home() / ".cache") / "pytriton_llama"
+    if users := os.environ.get("XDG_CACHE_HOME"):
+        return Path(users) / "pytriton_llama"
+    try:
+        return Path.home() / ".cache" / "pytriton_llama"
+    except RuntimeError as error:  # neither $HOME nor a line in /etc/passwd
+        raise LlamaError("the user has no home folder: set PYTRITON_LLAMA_CACHE to a folder for models") from error
 
 
 def resolve(path_or_name: str | Path) -> Path:
     """The folder of a checkpoint: an existing one, or that of a model's name or a GGUF file's, made on first use."""
     name = str(path_or_name)
     path = Path(os.path.expanduser(name))
-    if path.is_dir():
-        return path
-    if path.suffix == ".gguf":
-        return import_gguf(path)
-    if path.exists():
-        raise LlamaError(f"{name}: is a file; the folder of a checkpoint is needed, or a .gguf file")
-    return fetch(name)
+    try:
+        if path.is_dir():
+            return path
+        if path.suffix == ".gguf":
+            return _there(_imported(path, False)) or import_gguf(path)
+        if path.exists():
+            raise LlamaError(f"{name}: is a file; the folder of a checkpoint is needed, or a .gguf file")
+    except OSError as error:
+        raise LlamaError(f"{name}: {error.strerror}") from error
+    return _there(_fetched(name)) or fetch(name)
+
+
+def _there(folder: Path) -> Path | None:
+    """What is loaded is not checked to the last bit each time, as what is fetched is."""
+    return folder if os.path.isdir(folder) else None
 
 
 def fetch(name: str, progress: Progress = lambda line: None) -> Path:
-    """The cached folder of a model, brought first where it is not there yet.
+    """The cached folder of a model, brought first where it is not there yet, or damaged.
 
     ``name`` is the default model's or ``organisation/repository`` on the Hugging Face hub; ``progress`` gets
     a line before each long step. The folder appears in the cache at once and whole: a failure or an
-    interruption leaves nothing, and of two processes that fetch at once the second takes the first one's.
+    interruption leaves nothing, and of two processes that fetch at once the second waits and takes the first one's.
     Raises :class:`LlamaError`.
     """
+    bring = _convert_default if name == DEFAULT else partial(_download_repository, name)
+    return entry.make(_fetched(name), lambda part: bring(part, progress), progress)
+
+
+def _fetched(name: str) -> Path:
     if name != DEFAULT and not _REPOSITORY.fullmatch(name):
         raise LlamaError(
             f"{name}: no such folder, and no model's name: {DEFAULT}, or organisation/repository on the hub"
         )
-    bring = _convert_default if name == DEFAULT else partial(_download_repository, name)
-    return _make(cache_dir() / name.replace("/", "--"), lambda part: bring(part, progress))
+    return cache_dir() / name.replace("/", "--")
 
 
 def import_gguf(
@@ -75,10 +89,9 @@ def import_gguf(
     """
     from pytriton_llama.llama import gguf
 
-    if not file.is_file():
-        raise LlamaError(f"{file}: no such file")
+    imported = _imported(file, keep_quantized)
     if folder is None:
-        folder = cache_dir() / f"{file.stem}-{'quantized-' if keep_quantized else ''}{_version(file)}"
+        folder = imported
     elif folder.exists():
         raise LlamaError(f"{folder}: exists already")
 
@@ -86,7 +99,16 @@ def import_gguf(
         progress(f"converting {file.name} to {'quantized' if keep_quantized else 'bf16'} safetensors")
         gguf.convert(file, part, keep_quantized, progress)
 
-    return _make(folder, convert)
+    return entry.make(folder, convert, progress)
+
+
+def _imported(file: Path, keep_quantized: bool) -> Path:
+    try:
+        if not file.is_file():
+            raise LlamaError(f"{file}: no such file")
+    except OSError as error:  # a folder on the way may not be looked into, say
+        raise LlamaError(f"{file}: {error.strerror}") from error
+    return cache_dir() / f"{file.stem}-{'quantized-' if keep_quantized else ''}{_version(file)}"
 
 
 def quantize(
@@ -112,7 +134,9 @@ def quantize(
         folder = cache_dir() / f"{source.resolve().name}-{options}-{_version(*files)}"
     elif folder.exists():
         raise LlamaError(f"{folder}: exists already")
-    return _make(folder, lambda part: quantize_folder(source, part, bits, group_size, minima, clip, progress))
+    return entry.make(
+        folder, lambda part: quantize_folder(source, part, bits, group_size, minima, clip, progress), progress
+    )
 
 
 def _version(*files: Path) -> str:
@@ -121,36 +145,13 @@ def _version(*files: Path) -> str:
     return hashlib.sha256(repr(states).encode()).hexdigest()[:8]
 
 
-def _make(folder: Path, fill: Callable[[Path], object]) -> Path:
-    """``folder``, which ``fill`` writes under another name first where it is not there yet."""
-    if folder.is_dir():
-        return folder
-    try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".fetch-") as temporary:
-            part = Path(temporary) / "folder"
-            fill(part)
-            _publish(part, folder)
-    except OSError as error:
-        raise LlamaError(f"{folder.name}: cannot be written to {folder.parent}: {error}") from error
-    return folder
-
-
-def _publish(part: Path, folder: Path) -> None:
-    try:
-        part.rename(folder)
-    except OSError:
-        if not folder.is_dir():  # else another process was first
-            raise
-
-
 def _convert_default(part: Path, progress: Progress) -> None:
     from pytriton_llama.llama import gguf
 
     file = cache_dir() / f"{DEFAULT}.gguf"
     if not file.exists():
         _download_default(file, part.with_name("download"), progress)
-    _check_sha256(file, _GGUF_SHA256)
+    _check_sha256(file, _GGUF_SHA256, ": delete it, and it is downloaded again")
     progress(f"converting {file.name} to bf16 safetensors")
     gguf.convert(file, part)
 
@@ -174,11 +175,10 @@ def _download_default(file: Path, temporary: Path, progress: Progress) -> None:
     unpacked.replace(file)
 
 
-def _check_sha256(file: Path, expected: str) -> None:
-    with file.open("rb") as opened:
-        found = hashlib.file_digest(opened, "sha256").hexdigest()
+def _check_sha256(file: Path, expected: str, advice: str = "") -> None:
+    found = entry.sha256(file)
     if found != expected:
-        raise LlamaError(f"{file}: expected SHA-256 {expected}, found {found}")
+        raise LlamaError(f"{file}: expected SHA-256 {expected}, found {found}{advice}")
 
 
 def _download_repository(name: str, part: Path, progress: Progress) -> None:

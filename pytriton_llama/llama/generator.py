@@ -18,6 +18,7 @@ from pytriton_llama.llama.answer import Answer, Generation
 from pytriton_llama.llama.config import LlamaConfig, read_json
 from pytriton_llama.llama.device import choose
 from pytriton_llama.llama.engine import Engine
+from pytriton_llama.llama.entry import telling_damage
 from pytriton_llama.llama.fetch import resolve
 from pytriton_llama.llama.model import LlamaModel
 from pytriton_llama.llama.sampling import Options
@@ -62,10 +63,12 @@ class Llama:
         """
         placement = choose(device, dtype, kernels)
         folder = resolve(path_or_name)
-        config = LlamaConfig.from_folder(folder)
-        weights = checkpoint.load(folder, config, placement.device, placement.dtype, progress=progress)
+        with telling_damage(folder):
+            config = LlamaConfig.from_folder(folder)
+            weights = checkpoint.load(folder, config, placement.device, placement.dtype, progress=progress)
+            speaks = tokenizer.load(folder, config)
         ops = triton_kernels if placement.kernels == "triton" else reference
-        return cls(LlamaModel(config, weights, ops), tokenizer.load(folder, config), Path(folder).name)
+        return cls(LlamaModel(config, weights, ops), speaks, folder.name)
 
     @classmethod
     def from_config(

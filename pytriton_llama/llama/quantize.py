@@ -21,6 +21,7 @@ from pytriton_llama.errors import LlamaError
 from pytriton_llama.kernels.quantized_weight import QuantizedWeight, join, pack
 from pytriton_llama.llama import checkpoint, shards
 from pytriton_llama.llama.config import LlamaConfig, read_json
+from pytriton_llama.llama.entry import telling_damage
 from pytriton_llama.llama.scheme import KEY, Scheme, group_sizes
 
 _WEIGHTS = 1 << 20  # at a time: what lies in a processor's cache
@@ -141,7 +142,8 @@ def quantize_folder(
     what it costs and saves. Host memory stays near that of one file of weights, about 1 GB, and of one weight. Raises
     :class:`LlamaError` for a checkpoint that does not load, is quantised already, or has no such groups.
     """
-    config = LlamaConfig.from_folder(source)
+    with telling_damage(source):
+        config = LlamaConfig.from_folder(source)
     if config.quantization:
         raise LlamaError(f"{source}: is quantised already ({config.quantization})")
     columns = {shape[1] for shape in checkpoint.expected_shapes(config).values() if len(shape) == 2}
@@ -150,7 +152,8 @@ def quantize_folder(
     scheme = Scheme.checked(bits, group_size, minima, columns)
     costs = _Costs(tied=config.tie_word_embeddings)
     folder.mkdir(parents=True, exist_ok=True)
-    shards.write(_quantized(source, config, scheme, clip, costs), folder)
+    with telling_damage(source):
+        shards.write(_quantized(source, config, scheme, clip, costs), folder)
     for file in [found for pattern in _COPIED for found in source.glob(pattern) if found.is_file()]:
         shutil.copyfile(file, folder / file.name)
     values = read_json(source / "config.json") | {KEY: scheme.to_dict()}

@@ -5,6 +5,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 
 from pytriton_llama.kernels.quantized_weight import QuantizedWeight
@@ -15,14 +16,17 @@ SHARD_BYTES = 1 << 30
 
 def write(weights: Iterable[tuple[str, torch.Tensor | QuantizedWeight]], folder: Path) -> None:
     """Write named weights, as they come, into files of at most SHARD_BYTES (one tensor may be larger), with an index
-    where there are several. Host memory holds one file and the weight that comes next."""
+    where there are several. Host memory holds one file and the weight that comes next. Raises ``OSError``."""
     files: list[Path] = []
     places: dict[str, int] = {}
     total, shard = 0, dict[str, torch.Tensor]()
 
     def close_file() -> None:
         files.append(folder / f"part-{len(files)}.safetensors")
-        save_file(shard, files[-1], metadata={"format": "pt"})
+        try:
+            save_file(shard, files[-1], metadata={"format": "pt"})
+        except SafetensorError as error:  # a full disk, say
+            raise OSError(str(error)) from error
         files[-1].chmod(folder.stat().st_mode & 0o666)  # save_file lets only its user read; a cache may be shared
         shard.clear()
 
