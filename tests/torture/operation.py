@@ -43,6 +43,8 @@ class Operation:
         """Whether a tensor may lie like this; the parts of a packed weight must be contiguous."""
         if name in self.contiguous or "." in name:
             return t.is_contiguous()
+        if name in self.written and any(n > 1 and step == 0 for n, step in zip(t.shape, t.stride(), strict=True)):
+            return False  # one number in many places is no output
         return name not in self.unit or t.stride(-1) == 1
 
     def run(self, module: ModuleType, arguments: Arguments, in_place: bool = False) -> list[torch.Tensor]:

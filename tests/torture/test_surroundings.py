@@ -30,10 +30,8 @@ def test_layouts(op, name, layout, dtype, device):
     neither read right nor refused."""
     operation, arguments = drawn(op, dtype, device)
     laid_out = LAYOUTS[layout](tensors(arguments)[name])
-    if name in operation.written and "expanded" in layout:
-        pytest.skip("one number in many places is no output")
     if not operation.accepts(name, laid_out):
-        with pytest.raises(ValueError, match=r"contiguous|last stride of 1"):
+        with pytest.raises(ValueError, match=r"contiguous|last stride of 1|expanded"):
             operation.run(kernels, put(arguments, name, laid_out), in_place=True)
         return
     expected = operation.run(kernels, put(arguments, name, laid_out.contiguous()))
