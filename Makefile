@@ -62,6 +62,7 @@ chromium:
 test-all: chromium test $(GPU_TRITON)/installed ## test, the slow tests, a browser's, and the kernels under other interpreters
 	$(BIN)/pytest -n $(WORKERS) -m slow tests/
 	$(BIN)/pytest -m browser tests/browser
+	TRITON_INTERPRET=1 $(BIN)/pytest -n $(WORKERS) -m "not slow" tests/kernels --watched --ignore tests/kernels/test_ahead_of_time.py
 	PYTRITON_LLAMA_FAST_INTERPRETER=0 TRITON_INTERPRET=1 $(BIN)/pytest -n $(WORKERS) -m "not slow" tests/kernels --ignore tests/kernels/test_ahead_of_time.py
 	TRITON_INTERPRET=1 $(GPU_TRITON)/bin/python -m pytest -n $(WORKERS) -m "not slow" tests/kernels tests/interpreter
 

@@ -55,8 +55,8 @@ def assert_within(
     assert actual.shape == oracle.shape, f"shape {tuple(actual.shape)}, oracle {tuple(oracle.shape)}"
     largest = torch.finfo(actual.dtype).max
     actual, oracle, bound, *torchs = (t.cpu().double() for t in (actual, oracle, bound.expand_as(oracle), *torchs))
-    right = (actual.abs() >= largest / 2) & ((oracle.abs() - largest).abs() <= bound)
-    finite = torch.zeros_like(right)
+    either = (oracle.abs() - largest).abs() <= bound
+    right, finite = (actual.abs() >= largest / 2) & either, either.clone()
     for one in torchs:
         right |= ~one.isfinite() & ((actual == one) | (actual.isnan() & one.isnan()))
         finite |= one.isfinite()

@@ -273,7 +273,8 @@ class Trace:
 
     def _declare(self, name: str, value: Any) -> None:
         if isinstance(value, TensorDescriptor):
-            value = value.base
+            # More than the tensor that it starts at, where it has a second one further up.
+            value = value.base.as_strided(value.shape, value.strides)
         if isinstance(value, triton.runtime.jit.TensorWrapper):
             value = value.base
         if isinstance(value, torch.Tensor):

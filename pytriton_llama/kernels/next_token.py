@@ -93,6 +93,8 @@ def next_token_kernel(
         scores = scores / temperature - tl.log(-tl.log(tl.uint_to_uniform_float(bits)))
     # A NaN is the largest, as torch.argmax has it: compared as it is, it would lose to what lies past the vocabulary.
     scores = tl.where(scores == scores, scores, float("inf"))
+    # There −inf over a temperature of inf is one, too.
+    scores = tl.where(offs_v < V, scores, float("-inf"))
     best, index = tl.max(scores, axis=0, return_indices=True)
     tl.store(best_ptr + b * CHUNKS + chunk, best)
     tl.store(index_ptr + b * CHUNKS + chunk, chunk * BLOCK_V + index)

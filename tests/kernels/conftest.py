@@ -1,9 +1,18 @@
 """What all kernel tests share: a device, the dtypes it has, and memory that starts as NaN."""
 
+from contextlib import nullcontext
+
 import pytest
 import torch
 
+from pytriton_llama.interpreter import trace
 from pytriton_llama.runtime import interpreted, runs_bfloat16
+
+
+def pytest_addoption(parser):
+    parser.addoption(
+        "--watched", action="store_true", help="watch every launch: bounds, races, overflow, unwritten memory"
+    )
 
 
 @pytest.fixture(scope="session")
@@ -25,6 +34,13 @@ def poisoned_memory():
     assert torch.empty(3).isnan().all()
     yield
     torch.use_deterministic_algorithms(False)
+
+
+@pytest.fixture(autouse=True)
+def watched(request, poisoned_memory):
+    """With ``--watched``, what a result may not show raises at the line of the kernel that does it."""
+    with trace(extent="view") if request.config.getoption("watched", False) else nullcontext():
+        yield
 
 
 @pytest.fixture

@@ -4,7 +4,7 @@ import pytest
 
 from pytriton_llama.kernels import tiles
 from pytriton_llama.runtime import interpreted
-from tests.kernels.conftest import device, dtype, poisoned_memory  # noqa: F401
+from tests.kernels.conftest import device, dtype, poisoned_memory, randn  # noqa: F401
 from tests.kernels.test_decode_linear import ONE_ROW, SLICED
 
 MATRIX = {"BLOCK_M": 16, "BLOCK_N": 64, "BLOCK_K": 64, "GROUP_M": 2}
@@ -12,7 +12,7 @@ MATRIX = {"BLOCK_M": 16, "BLOCK_N": 64, "BLOCK_K": 64, "GROUP_M": 2}
 
 def quantized_tile(M, N, K, weights, weight, dtype):  # noqa: F811
     BLOCK_N = 256 if N > 256 else 2 if M == 1 else 16
-    tile = {"BLOCK_M": 1 if M == 1 else 16, "BLOCK_N": BLOCK_N, "BLOCK_K": 32}
+    tile = {"BLOCK_M": 1 if M == 1 else 16 if M <= 16 else 128, "BLOCK_N": BLOCK_N, "BLOCK_K": 32}
     return 3 if M == 1 else -(-N // BLOCK_N), tile
 
 
@@ -37,7 +37,7 @@ def small_tiles(monkeypatch):
         "_interpreted_linear": lambda *_: dict(MATRIX),
         "decode_linear": lambda M, *_: ONE_ROW if M == 1 else SLICED,
         "quantized_linear": quantized_tile,
-        "fuses_qkv": lambda M: True,
+        "fuses_qkv": lambda M: M <= tiles.DECODE_ROWS,
         "flash_attention": attention_tile,
         "flash_decoding": decoding_tile,
     }.items():

@@ -3,8 +3,6 @@ surroundings are NaN; only an expanded one has other numbers: copies of some of 
 
 import torch
 
-MANY = 1 << 31
-
 
 def surrounded(t: torch.Tensor, shape: tuple[int, ...]) -> torch.Tensor:
     """Memory of that shape, NaN or the lowest integer."""

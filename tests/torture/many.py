@@ -6,8 +6,9 @@ from collections.abc import Callable
 import torch
 
 from tests.kernels.test_next_token import state
-from tests.torture import cases
-from tests.torture.cases import CACHES, Arguments, Operation, int4, weight
+from tests.torture import inputs
+from tests.torture.inputs import CACHES, packed, weight
+from tests.torture.operation import Arguments, Operation, cast
 
 
 def swiglu(M: int, N: int, K: int) -> Callable:
@@ -86,15 +87,16 @@ MANY = {
     "layer_norm": many("layer_norm", of_rows(1001, 1000, "weight", "bias")),
     "layer_norm, walked": many("layer_norm", of_rows(33, 100_008, "weight", "bias")),
     "silu_mul": many("silu_mul", lambda r, n: {"gate": r(333, 1111), "up": r(333, 1111)}),
-    "linear, cut along K": many("linear", cases.linear(300, 4104, 8192, None)),
-    "linear, few rows, cut along K": many("linear", cases.linear(8, 4096, 14336, "silu")),
-    "linear, persistent": many("linear", cases.linear(4100, 2056, 520, "gelu_tanh")),
-    "linear, by pointers": many("linear", cases.linear(70, 1031, 1029, None)),
+    "linear, cut along K": many("linear", inputs.linear(300, 4104, 8192, None)),
+    "linear, few rows, cut along K": many("linear", inputs.linear(8, 4096, 14336, "silu")),
+    "linear, persistent": many("linear", inputs.linear(4100, 2056, 520, "gelu_tanh")),
+    "linear, by pointers": many("linear", inputs.linear(70, 1031, 1029, None)),
     "swiglu": many("swiglu", swiglu(300, 2056, 1032)),
     "swiglu, by pointers": many("swiglu", swiglu(70, 1031, 1029)),
     "fused_ffn": many("fused_ffn", fused_ffn),
     "rotary_embedding": many(
-        "rotary_embedding", lambda r, n: {"q": r(2, 6, 1001, 64), "k": r(2, 2, 1001, 64), **cases.angles(1001, 64)}
+        "rotary_embedding",
+        lambda r, n: {"q": r(2, 6, 1001, 64), "k": r(2, 2, 1001, 64), **inputs.angles(torch.arange(1001), 64)},
     ),
     "flash_attention, three consumers": many("flash_attention", attention(1, 4161, 4161, 64)),
     "flash_attention, head_dim 128": many("flash_attention", attention(3, 1001, 1100, 128)),
@@ -108,14 +110,16 @@ MANY = {
     "decode_linear, one row, gated": many("decode_linear", decode_linear(1, 1031, 1029, True)),
     "decode_linear": many("decode_linear", decode_linear(5, 1031, 1032, False)),
     "decode_linear, gated": many("decode_linear", decode_linear(5, 9001, 1032, True)),
-    "decode_qkv, one row": many("decode_qkv", sized(1032, cases.qkv(1, False)), CACHES),
-    "decode_qkv": many("decode_qkv", sized(1032, cases.qkv(3, False)), CACHES),
-    "quantized_linear, one row": many("quantized_linear", sized(1031, cases.step(1, False, int4(None, 1024)))),
-    "quantized_linear, gated": many("quantized_linear", sized(1031, cases.step(1, True, int4(None, 1024, True)))),
-    "quantized_linear, some rows": many("quantized_linear", sized(1031, cases.step(5, True, int4(None, 1024, True)))),
-    "quantized_linear, many rows": many("quantized_linear", sized(1031, cases.step(65, False, int4(None, 1024)))),
-    "quantized_qkv, one row": many("quantized_qkv", sized(65, cases.qkv(1, True)), CACHES),
-    "quantized_qkv": many("quantized_qkv", sized(65, cases.qkv(3, True)), CACHES),
+    "decode_qkv, one row": many("decode_qkv", sized(1032, inputs.qkv(1, None)), CACHES),
+    "decode_qkv": many("decode_qkv", sized(1032, inputs.qkv(3, None)), CACHES),
+    "quantized_linear, one row": many("quantized_linear", sized(1031, inputs.step(1, False, packed(4, None, 1024)))),
+    "quantized_linear, gated": many("quantized_linear", sized(1031, inputs.step(1, True, packed(4, None, 1024, True)))),
+    "quantized_linear, some rows": many(
+        "quantized_linear", sized(1031, inputs.step(5, True, packed(4, None, 1024, True)))
+    ),
+    "quantized_linear, many rows": many("quantized_linear", sized(1031, inputs.step(65, False, packed(4, None, 1024)))),
+    "quantized_qkv, one row": many("quantized_qkv", sized(65, inputs.qkv(1, 4)), CACHES),
+    "quantized_qkv": many("quantized_qkv", sized(65, inputs.qkv(3, 4)), CACHES),
     "next_token": many("next_token", tokens, ("lengths", "running", "tokens", "steps", "x")),
 }
 
@@ -125,4 +129,4 @@ def draw(operation: Operation, dtype: torch.dtype, device: str, seed: int = 0) -
     arguments = operation.draw(
         lambda *shape: torch.randn(*shape, generator=generator, dtype=torch.float64, device=device), 0
     )
-    return cases.cast(arguments, dtype, device)
+    return cast(arguments, dtype, device)

@@ -96,13 +96,14 @@ def step(x, weight, bias, norm_weight, eps, residual, up_weight) -> list[Pair]:
     return [(size + or_zero(residual), rounded)]
 
 
-def turned(low: torch.Tensor) -> torch.Tensor:
+def turned(low: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
     """Both of a pair's numbers go into either result."""
-    return low + low.roll(low.shape[-1] // 2, -1)
+    return low * cos.abs() + low.roll(low.shape[-1] // 2, -1) * sin.abs()
 
 
 def rotary_embedding(q, k, cos, sin) -> list[Pair]:
-    return [pair for t in (q, k) for pair in rounded_once(turned(t.abs()))]
+    of_heads = (cos, sin) if cos.dim() == 2 else (cos[:, None], sin[:, None])
+    return [pair for t in (q, k) for pair in rounded_once(turned(t.abs(), *of_heads))]
 
 
 def qkv(x, weight, bias, norm_weight, eps, cos, sin, lengths, k_cache, v_cache) -> list[Pair]:
@@ -110,11 +111,13 @@ def qkv(x, weight, bias, norm_weight, eps, cos, sin, lengths, k_cache, v_cache) 
     n = reference.rms_norm(x, norm_weight, eps)
     size = (product(n, weight) + bias.abs()).unflatten(-1, (-1, head_dim))
     rounded = (4 * spread(n, weight) + (n @ weight.mT + bias).abs()).unflatten(-1, (-1, head_dim))
+    newest = (lengths - 1).long()
+    angles = cos[newest][:, None], sin[newest][:, None]
     heads = size.shape[1] - 2 * kv_heads
-    parts = [t.split((heads, kv_heads, kv_heads), 1) for t in (size, rounded)]
+    q, k, v = zip(*(t.split((heads, kv_heads, kv_heads), 1) for t in (size, rounded)), strict=True)
+    q, k = (tuple(turned(t, *angles) for t in pair) for pair in (q, k))
     # The newest token's numbers are the only ones in a cache; the others are NaN.
-    places = (lambda t: t, *(lambda t: t[:, :, None],) * 2)
-    return [tuple(place(turned(t)) for t in pair) for place, pair in zip(places, zip(*parts, strict=True), strict=True)]
+    return [q, *(tuple(t[:, :, None] for t in pair) for pair in (k, v))]
 
 
 def attention(q, k, v, causal=False, scale=None, window=None, return_lse=False) -> list[Pair]:
@@ -138,5 +141,5 @@ def varlen(q, k, v, cu_seqlens_q, cu_seqlens_k, causal) -> list[Pair]:
     return [tuple(t[0].transpose(0, 1) for t in pair) for pair in attention(*one)]
 
 
-def decoding(q, k_cache, v_cache, lengths) -> list[Pair]:
+def decoding(q, k_cache, v_cache, lengths, scale, window) -> list[Pair]:
     return [tuple(t[:, :, 0] for t in pair) for pair in attention(q[:, :, None], k_cache, v_cache)]

@@ -4,13 +4,14 @@ import pytest
 import torch
 
 from pytriton_llama import kernels
-from tests.torture.cases import OPERATIONS, Operation, cast, draw, operands
+from tests.torture.cases import OPERATIONS
 from tests.torture.layouts import LAYOUTS
+from tests.torture.operation import Operation, cast, draw, put, tensors
+from tests.torture.product import dtypes
 
 LENGTH = 65
-OPERANDS = [(op, name) for op in OPERATIONS for name in (*operands(OPERATIONS[op], LENGTH), *OPERATIONS[op].written)]
-
-FLOATING = [(op, name) for op, name in OPERANDS if draw(OPERATIONS[op], LENGTH)[name].is_floating_point()]
+TENSORS = [(op, name, t) for op in OPERATIONS for name, t in tensors(draw(OPERATIONS[op], LENGTH)).items()]
+FLOATING = [(op, name) for op, name, t in TENSORS if t.is_floating_point()]
 
 
 def same(results: list[torch.Tensor], expected: list[torch.Tensor]) -> bool:
@@ -21,25 +22,24 @@ def drawn(op: str, dtype: torch.dtype, device: str, length: int = LENGTH) -> tup
     return OPERATIONS[op], cast(draw(OPERATIONS[op], length), dtype, device)
 
 
+@pytest.mark.parametrize("dtype", dtypes(("fp16",)), indirect=True)
 @pytest.mark.parametrize("layout", LAYOUTS)
-@pytest.mark.parametrize(("op", "name"), OPERANDS)
+@pytest.mark.parametrize(("op", "name"), [each[:2] for each in TENSORS])
 def test_layouts(op, name, layout, dtype, device):
     """Catches a stride taken for another, what lies around a tensor taken for a part of it, and a layout that is
     neither read right nor refused."""
     operation, arguments = drawn(op, dtype, device)
-    laid_out = LAYOUTS[layout](arguments[name])
-    if name in operation.written and "expanded" in layout:
-        pytest.skip("one number in many places is no output")
+    laid_out = LAYOUTS[layout](tensors(arguments)[name])
     if not operation.accepts(name, laid_out):
-        with pytest.raises(ValueError, match=r"contiguous|last stride of 1"):
-            operation.run(kernels, arguments | {name: laid_out}, in_place=True)
+        with pytest.raises(ValueError, match=r"contiguous|last stride of 1|expanded"):
+            operation.run(kernels, put(arguments, name, laid_out), in_place=True)
         return
-    expected = operation.run(kernels, arguments | {name: laid_out.contiguous()})
+    expected = operation.run(kernels, put(arguments, name, laid_out.contiguous()))
     around = laid_out._base if laid_out._base is not None else laid_out
     inside = torch.zeros_like(around, dtype=torch.bool)
     inside.as_strided(laid_out.shape, laid_out.stride(), laid_out.storage_offset()).fill_(True)
     before = around.clone()
-    results = operation.run(kernels, arguments | {name: laid_out}, in_place=True)
+    results = operation.run(kernels, put(arguments, name, laid_out), in_place=True)
     assert same(results, expected)
     untouched = ~inside if name in operation.written else torch.ones_like(inside)
     assert same([around[untouched]], [before[untouched]])
@@ -50,7 +50,7 @@ def test_gradients(op, name, device):
     """Catches a result without a graph where its caller expects one, and a refusal under no_grad."""
     operation, arguments = drawn(op, torch.float32, device)
     expected = operation.run(kernels, arguments)
-    arguments[name].requires_grad_()
+    tensors(arguments)[name].requires_grad_()
     with pytest.raises(ValueError, match="forward only"):
         operation.run(kernels, arguments)
     with torch.no_grad():
@@ -58,6 +58,7 @@ def test_gradients(op, name, device):
     assert same(results, expected) and not any(t.requires_grad for t in results)
 
 
+@pytest.mark.parametrize("dtype", dtypes(("fp32",)), indirect=True)
 @pytest.mark.parametrize("op", OPERATIONS)
 def test_repeats(op, dtype, device):
     """Catches sums in the order in which programs happen to finish, a counter that is not put back, and a result, or
@@ -71,6 +72,7 @@ def test_repeats(op, dtype, device):
         assert same(operation.run(kernels, arguments), expected)
 
 
+@pytest.mark.parametrize("dtype", dtypes(("fp16",)), indirect=True)
 @pytest.mark.parametrize("neighbour", [0.0, float("nan"), float("inf"), -65504.0])
 @pytest.mark.parametrize("op", [op for op in OPERATIONS if OPERATIONS[op].first])
 def test_neighbours(op, neighbour, dtype, device):

@@ -3,17 +3,18 @@
 In the interpreter one thing at a time is unusual. The slow tests have the product of values and lengths.
 """
 
+from itertools import product
+
 import pytest
 import torch
 
 from pytriton_llama import kernels, reference
 from tests.tolerances import assert_within, error_bound
-from tests.torture.cases import OPERATIONS, Operation, cast, draw, in_dtype, operands
-from tests.torture.values import VALUES
+from tests.torture.cases import OPERATIONS
+from tests.torture.operation import Operation, cast, draw, in_dtype, operands, put, tensors
+from tests.torture.product import DTYPES, LONG, MIDDLING, dtypes_and_lengths, left
+from tests.torture.values import OF_SCALES, PARTS, VALUES
 
-LENGTHS = (0, 1, 2, 3, 17, 127, 128, 129, 1023, 1024, 1025, 4095, 4096, 4097)
-MIDDLING, LONG = 129, 1025  # of the latter, rows are walked along
-DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 # Every operand of every operation.
 OPERANDS = [(op, name) for op in OPERATIONS for name in operands(OPERATIONS[op], MIDDLING)]
 
@@ -41,7 +42,7 @@ def check(operation: Operation, arguments: dict, length: int) -> None:
         assert_within(result, oracle, torchs, bound)
 
 
-@pytest.mark.parametrize("length", LENGTHS)
+@pytest.mark.parametrize(("dtype", "length"), dtypes_and_lengths(), indirect=["dtype"])
 def test_lengths(operation, length, dtype, device):
     """Catches a mask left out or off by one, a last block forgotten or done twice, a division by a length of 0."""
     arguments = cast(draw(operation, length), dtype, device)
@@ -52,22 +53,32 @@ def test_lengths(operation, length, dtype, device):
     check(operation, arguments, length)
 
 
-def with_values():
-    """(operation, operand, values, dtype, length): the product, of which all but a part is slow."""
+def with_values() -> list:
+    """(operation, operand, values, dtype, length): the product."""
+    cases = []
     for op, name in OPERANDS:
-        for values in VALUES:
-            for dtype in DTYPES:
-                for length in (MIDDLING, LONG):
-                    slow = {"fp32": MIDDLING, "bf16": LONG}.get(dtype) == length
-                    marks = [pytest.mark.slow] if slow else []
-                    each = (op, name, values, dtype, length)
-                    yield pytest.param(*each, marks=marks, id="-".join(map(str, each)))
+        for values in OF_SCALES if name.endswith(PARTS) else VALUES:
+            for dtype, length in product(DTYPES, (MIDDLING, LONG)):
+                # A packed weight's rows are as long at any length.
+                wide = ("fp32", MIDDLING if op.startswith("quantized") else LONG)
+                later = (dtype, length) not in (("fp16", MIDDLING), wide)
+                of_case = f"{op}-{name}-{values}-{dtype}-{length}"
+                cases.append(pytest.param(op, name, values, DTYPES[dtype], length, marks=left(later), id=of_case))
+    return cases
 
 
-@pytest.mark.parametrize(("op", "name", "values", "dtype", "length"), with_values())
+@pytest.mark.parametrize(("op", "name", "values", "dtype", "length"), with_values(), indirect=["dtype"])
 def test_values(op, name, values, length, dtype, device):
     """Catches squares or products formed in 16 bits, exp without its maximum taken off, denormals flushed to zero, NaN
     hidden or spread, −inf − (−inf). One operand at a time has them."""
-    arguments, dtype = draw(OPERATIONS[op], length), DTYPES[dtype]
-    changed = VALUES[values](arguments[name], dtype)
-    check(OPERATIONS[op], cast(arguments | {name: changed}, dtype, device), length)
+    arguments = draw(OPERATIONS[op], length)
+    t = tensors(arguments)[name]
+    changed = VALUES[values](t, dtype if t.dtype == torch.float64 else t.dtype)
+    check(OPERATIONS[op], cast(put(arguments, name, changed), dtype, device), length)
+
+
+def test_oracle_keeps_nan():
+    """Catches an oracle that hides what the others are there to find."""
+    q, k = torch.full((1, 1, 2, 16), torch.nan), torch.zeros(1, 1, 1, 16)
+    first, second = reference.flash_attention(q, k, k, causal=True)[0, 0]
+    assert not first.any() and second.isnan().all()

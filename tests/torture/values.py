@@ -30,9 +30,13 @@ VALUES: dict[str, Callable[[torch.Tensor, torch.dtype], torch.Tensor]] = {
     "+-65504": lambda t, dtype: 65504 * t.sign(),
     "denormal": lambda t, dtype: t * torch.finfo(dtype).tiny / 4,
     "1e-30": lambda t, dtype: t * 1e-30,
+    "huge and tiny": lambda t, dtype: t * torch.where(torch.arange(t.shape[-1]) % 2 == 0, 1e4, 1e-7),
     "one inf": one(INF),
     "one -inf": one(-INF),
     "one NaN": one(NAN),
     "-inf masks": masked,
     "all -inf": lambda t, dtype: torch.full_like(t, -INF),
 }
+# A packed weight's numbers, of which 0 · inf would be one, are finite; 65504 is no scale: 8 of them pass any float16.
+PARTS = (".scales", ".minima")
+OF_SCALES = ("all equal", "all -200", "denormal", "1e-30", "one NaN")

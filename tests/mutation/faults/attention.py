@@ -48,13 +48,13 @@ FAULTS = {
             "rotary_embedding: heads × stride in 32 bits",
             "offs_h = tl.arange(0, BLOCK_H).to(tl.int64)[:, None, None]",
             "offs_h = tl.arange(0, BLOCK_H)[:, None, None]",
-            "kernels/test_offsets.py::test_rotary_embedding",
+            "torture/test_offsets.py::test_strides",
         ),
         (
             "rotary_embedding: positions × stride in 32 bits",
             "(tl.program_id(0) % blocks).to(tl.int64) * BLOCK_L",
             "(tl.program_id(0) % blocks) * BLOCK_L",
-            "kernels/test_offsets.py::test_rotary_embedding",
+            "torture/test_offsets.py::test_strides",
         ),
     ],
     "kernels/flash_attention.py": [
@@ -194,19 +194,19 @@ FAULTS = {
             "flash_attention: a tile's step in 32 bits",
             "step = tl.full((), BLOCK_N, tl.int64)",
             "step = BLOCK_N",
-            "kernels/test_offsets.py::test_tiles_of_keys",
+            "torture/test_offsets.py::test_strides",
         ),
         (
             "flash_attention: rows × stride in 32 bits",
             "q_ptrs = q_ptr + offs_m.to(tl.int64)[:, None] * q_row_stride",
             "q_ptrs = q_ptr + offs_m[:, None] * q_row_stride",
-            "kernels/test_offsets.py::test_attention",
+            "torture/test_offsets.py::test_strides",
         ),
         (
             "flash_attention: batch × stride in 32 bits",
             "batch = (tl.program_id(0) // num_pid_m // num_heads).to(tl.int64)",
             "batch = tl.program_id(0) // num_pid_m // num_heads",
-            "kernels/test_offsets.py::test_attention",
+            "torture/test_offsets.py::test_strides",
         ),
         (
             "flash_attention: a key of zeros after the last one",

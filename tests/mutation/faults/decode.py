@@ -219,7 +219,7 @@ FAULTS = {
             "flash_decoding: batch × stride in 32 bits",
             "batch, head = sequence.to(tl.int64), kv_head.to(tl.int64)",
             "batch, head = sequence, kv_head",
-            "kernels/test_offsets.py::test_attention",
+            "torture/test_offsets.py::test_strides",
         ),
     ],
 }

@@ -95,7 +95,7 @@ FAULTS = {
             "linear: rows × stride in 32 bits",
             "offs_rows = row.to(tl.int64) + tl.arange",
             "offs_rows = row + tl.arange",
-            "kernels/test_offsets.py::test_products",
+            "torture/test_offsets.py::test_strides",
         ),
         (
             "linear: K called even where the block does not divide it",

@@ -52,7 +52,7 @@ FAULTS = {
             "offs_m = tl.program_id(0) * BLOCK_M + tl.arange(0, BLOCK_M)\n"
             "    offs_n = tl.arange(0, BLOCK_N)\n"
             "    mask = ",
-            "kernels/test_offsets.py::test_rows",
+            "torture/test_offsets.py::test_strides",
         ),
         (
             "online softmax: rows × stride in 32 bits",
@@ -62,13 +62,13 @@ FAULTS = {
             "offs_m = tl.program_id(0) * BLOCK_M + tl.arange(0, BLOCK_M)\n"
             "    offs_n = tl.arange(0, BLOCK_N)\n"
             "    mask_m = ",
-            "kernels/test_offsets.py::test_rows",
+            "torture/test_offsets.py::test_strides",
         ),
         (
             "softmax: columns × stride in 32 bits",
             "x_ptrs = x_ptr + offs_m[:, None] * x_row_stride + offs_n[None, :].to(tl.int64) * x_col_stride",
             "x_ptrs = x_ptr + offs_m[:, None] * x_row_stride + offs_n[None, :] * x_col_stride",
-            "kernels/test_offsets.py::test_rows",
+            "torture/test_offsets.py::test_strides",
         ),
     ],
     "kernels/rms_norm.py": [
@@ -202,7 +202,7 @@ FAULTS = {
             "silu_mul: rows × stride in 32 bits",
             "offs_m = (tl.program_id(0) // num_pid_n).to(tl.int64) * BLOCK_M",
             "offs_m = (tl.program_id(0) // num_pid_n) * BLOCK_M",
-            "kernels/test_offsets.py::test_rows",
+            "torture/test_offsets.py::test_strides",
         ),
     ],
     "kernels/arguments.py": [
