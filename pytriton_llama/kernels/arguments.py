@@ -25,7 +25,7 @@ def check(op: str, **tensors: torch.Tensor | None) -> None:
 
     Raises:
         TypeError: a dtype that no kernel takes, or that this device cannot do; dtypes that differ.
-        ValueError: devices that differ or that this process has no kernels for; gradients required.
+        ValueError: devices that differ or that this process has no kernels for; gradients required; negative bits.
     """
     first = None
     for name, t in tensors.items():
@@ -40,6 +40,8 @@ def check(op: str, **tensors: torch.Tensor | None) -> None:
         if t.device != device:
             raise ValueError(f"{op}: {name} is on {t.device} but {first_name} is on {device}")
         need_no_grad(op, name, t)
+        if t.is_neg():
+            raise ValueError(f"{op}: {name} has torch's negative bit, which kernels don't see: use resolve_neg()")
     assert first is not None
     check_device(op, first_name, first)
 

@@ -95,8 +95,8 @@ def long_layer_norm_kernel(
         centred = tl.where(inside, x - block_mean[:, None], 0.0)
         delta = block_mean - mean
         mean += delta * count / (start_n + count)
-        # In floating point: start_n · count can pass 2³¹.
-        between = delta * delta * start_n * (count / (start_n + count))
+        # In floating point: start_n · count can pass 2³¹. And delta² alone may be inf: 0 · inf, in the first block.
+        between = delta * (delta * start_n) * (count / (start_n + count))
         deviations += tl.sum(centred * centred, axis=1) + between
     scale = tl.rsqrt(deviations / N + eps)
     for start_n in range(0, N, BLOCK_N):

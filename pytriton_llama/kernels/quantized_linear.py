@@ -411,8 +411,8 @@ def quantized_linear(
 
     Returns:
         A new (..., N) tensor of x's dtype. Sums are float32. Beyond 64 rows weights are rounded to x's dtype first,
-        below they are not; beyond one, ``rms_norm``'s result is. An inf in x or norm_weight makes all results of its
-        row NaN where there is one row, or where the weight has minima: a weight's two terms are summed apart.
+        below they are not; beyond one, ``rms_norm``'s result is. An inf in x or norm_weight may make NaN of what
+        would be inf, where there is one row, or where the weight has minima: a weight's two terms are summed apart.
 
     Raises:
         TypeError, ValueError: shapes or forms that do not fit, tensors that are not contiguous, and

@@ -46,3 +46,10 @@ def test_empty_and_bad_arguments(randn):
     assert layer_norm(randn(0, 8), randn(8), randn(8)).shape == (0, 8)
     with pytest.raises(ValueError, match="bias"):
         layer_norm(randn(3, 8), randn(8), randn(1))
+
+
+def test_huge_row_of_equals(randn):
+    """Catches the square of the first block's mean, inf, times the 0 columns before it: NaN where all is finite."""
+    columns = 40_001
+    x, weight = torch.full_like(randn(2, columns), 2.0**65), randn(columns)
+    assert_close(layer_norm(x, weight, weight), reference.layer_norm(x.double(), weight.double(), weight.double()))

@@ -6,6 +6,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from pytriton_llama import interpreter, kernels, reference
 from pytriton_llama.kernels import tiles
+from pytriton_llama.kernels.arguments import for_rows
 from pytriton_llama.runtime import interpreted
 from tests.tolerances import assert_close
 
@@ -97,3 +98,19 @@ def test_alignment_divides(N, itemsize, device):
         _, tile = tiles.rows("rms_norm", 2, N, (row_stride, 1), x)
         assert N % tile["ALIGN"] == row_stride % tile["ALIGN"] == 0 and tile["ALIGN"] * itemsize <= 16
     assert tiles.rows("rms_norm", 2, N, (N, 2), x)[1]["ALIGN"] == 1
+
+
+@pytest.mark.parametrize("N", [2**31 - 2**16, 2**31 - 1])
+def test_rows_that_end_near_31_bits(N):
+    """Catches a walk whose last step passes 2³¹, becomes negative and starts again, for ever."""
+    x = torch.zeros(1).expand(1, N)
+    with pytest.raises(ValueError, match=f"rows of {N} columns"):
+        for_rows(lambda *_: pytest.fail("launched"), (x,), (x,))
+
+
+def test_negative_bit(randn):
+    """Catches memory that is read without its sign, which torch keeps apart from it."""
+    negative = torch.view_as_complex(randn(6, 40, 2)).conj().imag
+    with pytest.raises(ValueError, match="negative bit"):
+        kernels.softmax(negative)
+    assert_close(kernels.softmax(negative.resolve_neg()), reference.softmax(negative.double()))

@@ -82,27 +82,32 @@ OPERATIONS = {
     "decode_qkv": Operation("decode_qkv", qkv(3, None), least=1, **QKV),
     "decode_qkv, many rows": Operation("decode_qkv", qkv(17, None), least=1, **QKV),
     "quantized_linear, one row": Operation(
-        "quantized_linear", step(1, False, packed(4, 5, 32), normed=False), terms=lambda n: 32 * n, least=1, **STEP
+        "quantized_linear",
+        step(1, False, packed(4, 5, 32), normed=False),
+        terms=lambda n: 32 * n,
+        least=1,
+        apart=True,
+        **STEP,
     ),
     "quantized_linear, one row, minima": Operation(
-        "quantized_linear", step(1, True, packed(4, None, 64, True)), terms=of_64, **STEP
+        "quantized_linear", step(1, True, packed(4, None, 64, True)), terms=of_64, apart=True, **STEP
     ),
     "quantized_linear, one row, 8 bits": Operation(
-        "quantized_linear", step(1, False, packed(8, None, 64)), terms=of_64, **STEP
+        "quantized_linear", step(1, False, packed(8, None, 64)), terms=of_64, apart=True, **STEP
     ),
     "quantized_linear": Operation(
         "quantized_linear", step(3, False, packed(4, None, 64), normed=False), terms=of_64, first=ROWS, **STEP
     ),
     "quantized_linear, minima": Operation(
-        "quantized_linear", step(3, True, packed(4, None, 64, True)), terms=of_64, first=ROWS, **STEP
+        "quantized_linear", step(3, True, packed(4, None, 64, True)), terms=of_64, first=ROWS, apart=True, **STEP
     ),
     "quantized_linear, 8 bits": Operation(
-        "quantized_linear", step(3, False, packed(8, None, 64, True)), terms=of_64, first=ROWS, **STEP
+        "quantized_linear", step(3, False, packed(8, None, 64, True)), terms=of_64, first=ROWS, apart=True, **STEP
     ),
     "quantized_linear, many rows": Operation(
         "quantized_linear", step(65, True, packed(4, None, 64)), terms=of_64, first=ROWS, **STEP
     ),
-    "quantized_qkv, one row": Operation("quantized_qkv", qkv(1, 4), terms=of_64, **QKV),
+    "quantized_qkv, one row": Operation("quantized_qkv", qkv(1, 4), terms=of_64, apart=True, **QKV),
     "quantized_qkv": Operation("quantized_qkv", qkv(3, 4), terms=of_64, **QKV),
     "quantized_qkv, many rows": Operation("quantized_qkv", qkv(17, 8), terms=of_64, **QKV),
     "dequantize": Operation(

@@ -26,6 +26,7 @@ class Operation:
         least: the shortest length that is not refused.
         unit: operands whose last stride must be 1; ``contiguous``: those that must be contiguous.
         written: operands that are results as well.
+        apart: weights are summed up in two terms: an inf that meets them may give NaN for torch's inf, as documented.
         first: the operands that have a batch, and how many of their rows are the first sequence's.
     """
 
@@ -37,6 +38,7 @@ class Operation:
     unit: tuple[str, ...] = ()
     contiguous: tuple[str, ...] = ()
     written: tuple[str, ...] = ()
+    apart: bool = False
     first: dict[str, int] = field(default_factory=dict)
 
     def accepts(self, name: str, t: torch.Tensor) -> bool:

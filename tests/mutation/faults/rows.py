@@ -156,7 +156,7 @@ FAULTS = {
         ),
         (
             "long layer_norm: blocks merged without their sizes",
-            "between = delta * delta * start_n * (count / (start_n + count))",
+            "between = delta * (delta * start_n) * (count / (start_n + count))",
             "between = delta * delta * (count / (start_n + count))",
             "kernels/test_layer_norm.py::test_layer_norm",
         ),
@@ -174,7 +174,7 @@ FAULTS = {
         ),
         (
             "long layer_norm: a product of counts in 32 bits",
-            "between = delta * delta * start_n * (count / (start_n + count))",
+            "between = delta * (delta * start_n) * (count / (start_n + count))",
             "between = delta * delta * (start_n * count) / (start_n + count)",
             "kernels/test_layer_norm.py::test_drifting_row",
         ),
