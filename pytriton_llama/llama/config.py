@@ -90,7 +90,6 @@ class LlamaConfig:
     bos_token_id: int | None
     eos_token_ids: tuple[int, ...]
     sliding_window: int | None
-    torch_dtype: str | None
     quantization: Scheme | None
 
     @classmethod
@@ -125,7 +124,6 @@ class LlamaConfig:
         bos = values.get("bos_token_id", 1)
         if isinstance(bos, list):
             raise LlamaError(f"config: bos_token_id must be one token id, got {shown(bos)}")
-        dtype = values.get("dtype") or values.get("torch_dtype")
         return cls(
             vocab_size=vocab_size,
             hidden_size=hidden_size,
@@ -144,7 +142,6 @@ class LlamaConfig:
             bos_token_id=next(iter(token_ids(bos, "bos_token_id", vocab_size)), None),
             eos_token_ids=token_ids(values.get("eos_token_id", 2), "eos_token_id", vocab_size),
             sliding_window=None if window is None else size({"sliding_window": window}, "sliding_window"),
-            torch_dtype=None if dtype is None else str(dtype),
             quantization=Scheme.from_dict(values.get(KEY), (hidden_size, heads * head_dim, intermediate_size)),
         )
 
