@@ -1,5 +1,7 @@
 """Verdicts: right results pass, each wrong one is called by its name, and nothing printed depends on the machine."""
 
+import sys
+
 import pytest
 import torch
 
@@ -55,6 +57,20 @@ def test_nan_and_infinity_have_their_places():
     assert difference(torch.tensor([inf, -inf, 0.0, 1.0]), expected)[0] == "no NaN where the oracle has one"
 
 
+def test_integers_are_equal_or_not():
+    """Catches token ids compared by a tolerance, and an index of another width called wrong."""
+    expected = torch.tensor([10**6, 3])
+    assert difference(expected.int(), expected) is None
+    assert difference(expected + torch.tensor([1, 0]), expected) == ("other integers", "")
+
+
+def test_bfloat16_is_not_run_where_it_cannot_be(capsys, monkeypatch):
+    """Catches a verdict on what the stock interpreter, or a GPU before sm_80, makes of bfloat16."""
+    monkeypatch.setattr(sys.modules["pytriton_llama.course.check"], "runs_bfloat16", lambda device: False)
+    assert check(lambda x: 2 * x, twice, {"bf16": draw(3, dtype=torch.bfloat16), "fp16": draw(3, dtype=torch.float16)})
+    assert capsys.readouterr().out == "bf16  not run here\nfp16  agrees\n"
+
+
 @pytest.mark.parametrize("dtype", tolerances.TOLERANCE, ids=str)
 def test_tolerance_is_the_tables(dtype):
     """Catches a bound that is not the result's own dtype's, or one relative to the whole tensor's largest element."""
@@ -79,6 +95,15 @@ def test_arguments_as_one_tuple(call):
     """Catches a forgotten * that is told as a missing argument of somebody's lambda."""
     with pytest.raises(TypeError, match=r"^2 arguments came as one tuple: put \* before it$"):
         call(twice, (draw(3), draw(3)))
+
+
+def test_the_oracle_is_exact():
+    """Catches an oracle that is given its inputs in 16 or 32 bits, where it rounds as ours does, and token ids or
+    lengths that come to it as floating-point numbers."""
+    seen = []
+    x, ids = draw(3, dtype=torch.float16), torch.arange(3, device=device)
+    assert check(lambda x, ids: 2 * x, lambda *given: [seen.extend(t.dtype for t in given), 2 * given[0]][1], x, ids)
+    assert seen == [torch.float64, torch.int64]
 
 
 def test_inputs_keep_their_layout():

@@ -143,3 +143,47 @@ def test_bad_arguments_are_named(randn):
         wrong = [*arguments[:i], arguments[i].double(), *arguments[i + 1 :]]
         with pytest.raises(TypeError, match=message):
             decode_qkv(*wrong)
+
+
+def apart(t: torch.Tensor) -> torch.Tensor:
+    """The same numbers, not side by side."""
+    return torch.stack((t, t), -1)[..., 0]
+
+
+def test_tensors_that_lie_apart_are_refused(randn):
+    """Catches one of them read as if its elements lay side by side."""
+    all_tensors = {"x": randn(2, 64), "weight": randn(8, 64), "norm_weight": randn(64), "residual": randn(2, 8)}
+    for added in ({"bias": randn(8)}, {"up_weight": randn(8, 64)}):
+        for name, t in (all_tensors | added).items():
+            with pytest.raises(ValueError, match=f"{name} must be contiguous"):
+                decode_linear(**all_tensors | added | {name: apart(t)})
+    arguments = qkv_inputs(randn, torch.float32, 2, 4, 2, 16)
+    for i, name in {0: "x", 1: "weight", 2: "bias", 3: "norm_weight", 5: "cos", 6: "sin", 7: "lengths"}.items():
+        with pytest.raises(ValueError, match=f"{name} must be contiguous"):
+            decode_qkv(*arguments[:i], apart(arguments[i]), *arguments[i + 1 :])
+
+
+def test_shapes_that_do_not_fit_are_refused(randn):
+    """Catches memory beside a tensor read or written, and a result that broadcasts."""
+    x, weight = randn(2, 64), randn(8, 64)
+    for options, message in (
+        ({"up_weight": weight[:4]}, "up_weight must be"),
+        ({"residual": randn(2, 4)}, "residual must be"),
+        ({"bias": randn(4)}, "bias must be"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            decode_linear(x, weight, **options)
+    arguments = qkv_inputs(randn, torch.float32, 2, 4, 2, 16)
+    weight, bias, cos, sin, lengths, k, v = (arguments[i] for i in (1, 2, 5, 6, 7, 8, 9))
+    for changes, message in (
+        ({1: weight[:-1].contiguous(), 2: None}, "weight has 127 rows"),
+        ({1: weight[:64], 2: None}, "weight has 64 rows"),  # k's and v's alone
+        ({2: bias[:-1]}, "bias must be"),
+        ({5: cos[:-1]}, "cos is"),
+        ({6: sin[:, :-2].contiguous()}, "sin is"),
+        ({7: lengths[:1]}, "lengths are"),
+        ({9: v[:, :1]}, "v_cache"),
+        ({8: k[:1], 9: v[:1]}, "k_cache"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            decode_qkv(*(changes.get(i, argument) for i, argument in enumerate(arguments)))

@@ -82,7 +82,7 @@ def test_strides(randn):
 
 
 def test_bad_arguments_are_named(randn):
-    """Catches lengths in int64, and a cache in another layout."""
+    """Catches lengths in int64 or of other sequences, a cache in another layout, heads that are dealt out to nobody."""
     q, k, v, lengths = inputs(randn, torch.float32, 2, 4, 2, 30, 32, [3, 30])
     with pytest.raises(TypeError, match="int32"):
         flash_decoding(q, k, v, lengths.long())
@@ -90,3 +90,12 @@ def test_bad_arguments_are_named(randn):
         flash_decoding(q, k.transpose(1, 2), v, lengths)
     with pytest.raises(ValueError, match="must be positive"):
         flash_decoding(q, k, v, lengths, window=0)
+    with pytest.raises(ValueError, match="lengths are"):
+        flash_decoding(q, k, v, lengths[:1])
+    with pytest.raises(ValueError, match="multiple of key/value heads"):
+        flash_decoding(q[:, :3], k, v, lengths)
+    with pytest.raises(ValueError, match="head_dim is 8"):
+        flash_decoding(q[..., :8], k[..., :8], v[..., :8], lengths)
+    for tensors in ((q.mT.contiguous().mT, k, v), (q, k.mT.contiguous().mT, v), (q, k, v.mT.contiguous().mT)):
+        with pytest.raises(ValueError, match="last stride of 1"):
+            flash_decoding(*tensors, lengths)

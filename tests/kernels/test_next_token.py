@@ -86,7 +86,7 @@ def test_draws_follow_the_softmax(device, randn):
 
 
 def test_bad_arguments_are_named(device, randn):
-    """Catches flags of another type, which a kernel would read as something else."""
+    """Catches flags of another type, shape or stride, which a kernel would read as something else."""
     embedding, x, logits = randn(30, 8), torch.empty(4, 8, device=device), randn(4, 30)
     for name, wrong, error in (
         ("lengths", torch.int64, TypeError),
@@ -99,3 +99,18 @@ def test_bad_arguments_are_named(device, randn):
             next_token(logits, **values, embedding=embedding, x=x)
     with pytest.raises(ValueError, match="embedding"):
         next_token(logits, **four(device), embedding=embedding[:20], x=x)
+    with pytest.raises(TypeError, match="embedding"):
+        next_token(logits, **four(device), embedding=embedding.half(), x=x)
+    for tensors, message in (
+        ((randn(4, 60)[:, ::2], embedding, x), "logits and x must be contiguous"),
+        ((logits, embedding, randn(4, 16)[:, ::2]), "logits and x must be contiguous"),
+        ((logits, randn(8, 30).t(), x), "embedding must be contiguous"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            next_token(tensors[0], **four(device), embedding=tensors[1], x=tensors[2])
+    for name in FIELDS:
+        values = four(device)
+        for wrong in (values[name].repeat_interleave(2, -1)[..., ::2], values[name][:0]):
+            if name != "stop_tokens" or len(wrong):  # which may be none
+                with pytest.raises(ValueError, match=name):
+                    next_token(logits, **values | {name: wrong}, embedding=embedding, x=x)

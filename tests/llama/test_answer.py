@@ -60,8 +60,10 @@ def test_reasons_and_tokens():
 
 
 def test_the_stop_string_that_is_complete_first():
-    """Catches the one that begins first, where one token completes both."""
+    """Catches the one that begins first, where one token completes both, and the first given of two that end together:
+    the longest leaves nothing of either."""
     assert feed(["xabcd"], ["abcd", "bc"])[0].generation() == Generation("xa", [0], "stop")
+    assert feed(["xabc"], ["bc", "abc"])[0].generation() == Generation("x", [0], "stop")
 
 
 def test_text_is_shown_as_soon_as_it_can_be():

@@ -20,12 +20,8 @@ TINY = {
     "num_attention_heads": 4,
     "num_key_value_heads": 2,
 }
-LLAMA3: dict = {
-    "factor": 32.0,
-    "low_freq_factor": 1.0,
-    "high_freq_factor": 4.0,
-    "original_max_position_embeddings": 8192,
-}
+ORIGINAL = "original_max_position_embeddings"
+LLAMA3: dict = {"factor": 32.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0, ORIGINAL: 8192}
 
 
 def parse(**changes):
@@ -75,12 +71,10 @@ def test_agrees_with_transformers_on_its_own_files(seed, tmp_path):
 
 @pytest.mark.parametrize("seed", range(20))
 def test_agrees_with_transformers_on_old_files(seed, tmp_path):
-    """The form before transformers 5: ``rope_theta`` and ``torch_dtype`` at the top. Catches a lost theta."""
-    values = TINY | random_shape(seed) | {"rope_theta": 250000.0, "torch_dtype": "float16"}
+    """The form before transformers 5: ``rope_theta`` at the top. Catches a lost theta."""
+    values = TINY | random_shape(seed) | {"rope_theta": 250000.0}
     (tmp_path / "config.json").write_text(json.dumps(values))
-    ours = LlamaConfig.from_folder(tmp_path)
-    assert_same(ours, transformers.LlamaConfig.from_pretrained(tmp_path))
-    assert ours.torch_dtype == "float16"
+    assert_same(LlamaConfig.from_folder(tmp_path), transformers.LlamaConfig.from_pretrained(tmp_path))
 
 
 def test_defaults_are_transformers():
@@ -111,7 +105,8 @@ def test_defaults_are_transformers():
             1e4,
         ),
         (
-            {"rope_scaling": {"type": "yarn", "factor": 2}, "original_max_position_embeddings": 64},
+            # beside the scaling it goes first
+            {"rope_scaling": {"type": "yarn", "factor": 2} | {ORIGINAL: 32}, ORIGINAL: 64},
             RopeScaling("yarn", 2.0, original_max_position_embeddings=64, attention_factor=0.1 * math.log(2) + 1),
             1e4,
         ),
@@ -120,6 +115,13 @@ def test_defaults_are_transformers():
             RopeScaling("dynamic", 4.0, original_max_position_embeddings=2048),
             1e4,
         ),
+        # a null is none, and of two names of the type the new one counts
+        (
+            {"rope_scaling": None, "rope_parameters": {"type": "linear", "factor": 2, "rope_theta": 9e3}},
+            ("linear", 2.0),
+            9e3,
+        ),
+        ({"rope_scaling": {"rope_type": "linear", "type": "dynamic", "factor": 4}}, ("linear", 4.0), 1e4),
         ({"rope_theta": 6e3, "rope_parameters": {"rope_type": "default", "rope_theta": 8e3}}, None, 8e3),
     ],
 )
@@ -164,6 +166,7 @@ def test_generation_config_wins_for_eos(generation, eos, tmp_path):
         {"rope_scaling": {"type": "yarn", "factor": 4.0, "original_max_position_embeddings": 0}},
         {"rope_scaling": {"type": "dynamic", "factor": 0.5}},
         {"rope_scaling": {"type": "dynamic"}},
+        {"max_position_embeddings": 2**20, "rope_scaling": {"type": "dynamic", "factor": 8}},
         {"rope_scaling": "linear"},
         {"rope_scaling": {"type": "linear"}},
         {"rope_scaling": {"type": "linear", "factor": 0}},
@@ -171,12 +174,24 @@ def test_generation_config_wins_for_eos(generation, eos, tmp_path):
         {"rope_parameters": {"rope_type": "default", "partial_rotary_factor": 0.5}},
         {"quantization_config": {"quant_method": "gptq", "bits": 4}},
         {"quantization_config": {"quant_method": "pytriton_llama", "bits": 4, "group_size": 40}},
+        {"quantization_config": {"quant_method": "pytriton_llama", "bits": 4, "group_size": 32}, "head_dim": 18},
         {"quantization_config": "int8"},
         {"sliding_window": 4096},
         {"partial_rotary_factor": 0.5},
         {"rope_interleaved": True},
         {"num_local_experts": 8},
         {"no_rope_layers": [1, 0]},
+        {"compression_config": {"format": "pack-quantized"}},
+        {"layer_types": ["full_attention", "sliding_attention"]},
+        {"num_experts": 8},
+        {"n_routed_experts": 8},
+        {"use_qk_norm": True},
+        {"qk_norm": True},
+        {"attn_logit_softcapping": 50.0},
+        {"final_logit_softcapping": 30.0},
+        {"logit_scale": 0.5},
+        {"attention_multiplier": 0.1},
+        {"residual_multiplier": 0.2},
         {"embedding_multiplier": 12.0},
         {"logits_scaling": 0},
         {"head_dim": 17},
@@ -200,12 +215,14 @@ def test_generation_config_wins_for_eos(generation, eos, tmp_path):
         {"rope_theta": 10**400},
         {"rope_theta": 1},
         {"rms_norm_eps": 0},
+        {"rms_norm_eps": True},
         {"rms_norm_eps": math.inf},
         {"rms_norm_eps": "1e-5"},
         {"attention_bias": 1},
         {"tie_word_embeddings": "false"},
         {"eos_token_id": "</s>"},
         {"eos_token_id": [2, -1]},
+        {"eos_token_id": [2, True]},
         {"eos_token_id": [2, 96]},
         {"bos_token_id": [1]},
         {"bos_token_id": 96},

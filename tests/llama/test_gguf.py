@@ -255,6 +255,31 @@ def drop(key):
     return {k: v for k, v in METADATA.items() if k != key}
 
 
+@pytest.mark.parametrize(
+    ("changes", "key", "value"),
+    [
+        ({}, "vocab_size", 7),
+        ({"llama.vocab_size": 9}, "vocab_size", 9),
+        ({}, "num_key_value_heads", KV_HEADS),
+        ({"llama.attention.head_count_kv": None}, "num_key_value_heads", HEADS),
+        ({"llama.attention.key_length": 32}, "head_dim", 32),
+        ({"llama.rope.freq_base": None}, "rope_theta", 10000.0),
+    ],
+)
+def test_what_a_file_says_and_leaves_out(changes, key, value):
+    """Catches a default in the place of what the file says, and another default than llama.cpp's. None: not there."""
+    fields = METADATA | {"general.architecture": "llama", "tokenizer.ggml.tokens": ["a"] * 7} | changes
+    assert gguf._config({name: value for name, value in fields.items() if value is not None}, {})[key] == value
+
+
+@pytest.mark.parametrize(("tensor", "key"), [("attn_q", "attention_bias"), ("ffn_gate", "mlp_bias")])
+def test_biases_of_one_kind(tensor, key):
+    """Catches those of the attention taken for a sign of the MLP's, or the reverse."""
+    fields = METADATA | {"general.architecture": "llama", "tokenizer.ggml.tokens": ["a"]}
+    values = gguf._config(fields, {f"blk.0.{tensor}.bias": None})
+    assert {name for name in ("attention_bias", "mlp_bias") if values[name]} == {key}
+
+
 def test_token_ids_and_window(tmp_path):
     """Llama 3 ends turns by ``eot``. Catches it lost, an absent id taken for transformers' default, a lost window."""
     metadata = drop("tokenizer.ggml.bos_token_id") | {"tokenizer.ggml.eot_token_id": 0}
@@ -269,9 +294,13 @@ def test_token_ids_and_window(tmp_path):
         ({"metadata": METADATA | {"tokenizer.ggml.pre": "no-such"}}, "no-such"),
         ({"metadata": METADATA | YARN | {f"{ROPE}type": "longrope"}}, f"{ROPE}type 'longrope'"),
         ({"metadata": METADATA | YARN | {f"{ROPE}attn_factor": 2.0}}, f"{ROPE}attn_factor = 2.0"),
+        ({"metadata": METADATA | YARN | {f"{ROPE}yarn_attn_factor": 2.0}}, f"{ROPE}yarn_attn_factor = 2.0"),
+        ({"metadata": METADATA | YARN | {f"{ROPE}yarn_ext_factor": 0.5}}, f"{ROPE}yarn_ext_factor = 0.5"),
+        ({"metadata": METADATA | YARN | {f"{ROPE}yarn_log_multiplier": 0.5}}, f"{ROPE}yarn_log_multiplier = 0.5"),
         ({"metadata": METADATA | {f"{ROPE}type": "yarn"}}, f"'{ROPE}factor' is missing"),
         ({"metadata": METADATA | {"llama.rope.dimension_count": 32}}, "llama.rope.dimension_count = 32"),
         ({"metadata": METADATA | {"llama.attention.key_length": 32}}, "dimension_count = 16"),
+        ({"metadata": METADATA | {"llama.attention.value_length": 32}}, "value_length = 32"),
         ({"metadata": METADATA | {"split.count": 2}}, "split.count"),
         ({"metadata": METADATA | {"llama.context_length": 2**31}}, "max_position_embeddings"),
         ({"metadata": METADATA | {"llama.block_count": 10**9}}, "num_hidden_layers must be at most"),
@@ -284,6 +313,10 @@ def test_token_ids_and_window(tmp_path):
         ({"weights": tiny_weights() | {"rope_freqs.weight": torch.arange(1.0, 9.0)}}, "rope_freqs.weight: only"),
         ({"weights": tiny_weights() | {"rope_freqs.weight": llama3_divisors(8, low_freq_factor=2.0)}}, "rope_freqs"),
         ({"weights": tiny_weights() | {"rope_freqs.weight": torch.ones(3)}}, "rope_freqs.weight: only"),
+        (
+            {"weights": tiny_weights() | {"rope_freqs.weight": llama3_divisors(8)}, "metadata": METADATA | YARN},
+            "rope_freqs.weight beside",
+        ),
         ({"weights": tiny_weights() | {"model.norm.weight": torch.full((HIDDEN,), math.nan)}}, "output_norm.*NaN"),
         ({"encode": lambda a: (a.astype(np.int8), None)}, "attn_q.*I8|token_embd.*I8"),
         ({"weights": tiny_weights() | {"model.norm.weight": torch.ones(32)}}, "output_norm.weight .*no place"),

@@ -27,6 +27,7 @@ SCALINGS = {
     "yarn without a factor": YARN | {"factor": None},
     "yarn without its context": {"rope_type": "yarn", "factor": 2.0},
     "yarn of a factor below 1": YARN | {"factor": 0.5},
+    "yarn from the first pair on": YARN | {"original_max_position_embeddings": 100},
     "yarn betas": YARN | {"beta_fast": 16, "beta_slow": 2},
     "yarn betas alike": YARN | {"beta_fast": 3.0, "beta_slow": 3.0, "truncate": False},
     "yarn attention_factor": YARN | {"attention_factor": 1.7},

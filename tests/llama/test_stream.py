@@ -2,11 +2,14 @@
 
 import asyncio
 import gc
+import threading
 
 import pytest
 
 from pytriton_llama import Llama
 from pytriton_llama.errors import LlamaError
+from pytriton_llama.llama.answer import Answer
+from pytriton_llama.llama.stream import Stream, in_thread
 from tests.llama.tiny import TINY
 
 OPTIONS = {"max_new_tokens": 8, "temperature": 1.0, "seed": 4}
@@ -56,6 +59,28 @@ def test_ways_to_give_up(llama, expected):
         assert len(set(map(id, rooms))) == 1
     finally:
         gc.enable()
+
+
+def test_several_pieces_of_one_step():
+    """As where an answer's end gives up what was held back. Catches the last piece for each, one that comes after
+    ``close``, and token 0 taken for the end."""
+
+    def stream() -> Stream:
+        answer = Answer(None, (), logprobs=False)
+
+        def steps():
+            answer.token_ids.extend([5, 0, 6])
+            yield
+
+        return Stream(steps(), answer, as_text=False)
+
+    async def collect() -> list[int]:
+        return [piece async for piece in in_thread(stream())]
+
+    assert list(stream()) == asyncio.run(collect()) == [5, 0, 6]
+    with stream() as closed:
+        assert next(closed) == 5
+    assert list(closed) == []
 
 
 def test_bad_options_are_named_before_the_first_piece(llama):
@@ -130,6 +155,35 @@ def test_cancelling_ends_the_request(llama, expected):
         return rooms, again, len(made) == count < 100
 
     assert asyncio.run(main()) == (1, expected, True)
+
+
+def test_cancelling_waits_for_the_step_under_way():
+    """Catches a request that is closed while its worker thread is at work in it."""
+    begun, go_on = threading.Event(), threading.Event()
+    answer = Answer(None, (), logprobs=False)
+
+    def steps():
+        begun.set()
+        go_on.wait()
+        answer.token_ids.append(5)
+        yield
+
+    async def consume():
+        return [piece async for piece in in_thread(Stream(steps(), answer, as_text=False))]
+
+    async def main():
+        task = asyncio.create_task(consume())
+        try:
+            await asyncio.to_thread(begun.wait)
+            task.cancel()
+            done, _ = await asyncio.wait([task], timeout=0.1)
+        finally:
+            go_on.set()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        return done
+
+    assert asyncio.run(main()) == set()
 
 
 def test_an_error_reaches_the_event_loop(llama, monkeypatch):

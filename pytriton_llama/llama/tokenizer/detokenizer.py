@@ -19,8 +19,8 @@ class Stream:
 
     def after(self, ids: Sequence[int]) -> Stream:
         """Go on where ``ids`` end: at a text's very beginning, SentencePiece leaves a word's space out. What follows a
-        control token begins a text."""
-        self._window = [i for i in ids[-1:] if i not in self._skipped]
+        control token, of which ``decode`` sees nothing, begins a text."""
+        self._window = list(ids[-1:])
         self._given = len(self._window)
         return self
 
