@@ -9,6 +9,7 @@ from pytriton_llama import tolerances
 from pytriton_llama.course import check, device, draw, traffic, watch
 from pytriton_llama.course.check import difference
 from pytriton_llama.course.inputs import Draw
+from pytriton_llama.kernels import softmax
 from tests.course.kernels import scale
 
 
@@ -48,11 +49,14 @@ def test_one_wrong_input_is_enough():
 
 
 def test_nan_and_infinity_have_their_places():
-    """Catches NaN taken for equal to anything, and infinities compared by subtraction (∞ − ∞ is NaN)."""
+    """Catches NaN taken for equal to anything, infinities compared by subtraction (∞ − ∞ is NaN), and a bound that is
+    infinite, or NaN, for all of their row."""
     inf, nan = float("inf"), float("nan")
     expected = torch.tensor([inf, -inf, nan, 1.0])
     assert difference(expected.clone(), expected) is None
     assert difference(torch.tensor([inf, inf, nan, 1.0]), expected)[0] == "wrong numbers"
+    for row in ([inf, 1.0], [nan, 1.0]):
+        assert difference(torch.tensor(row) + torch.tensor([0.0, 1.0]), torch.tensor(row))[0] == "wrong numbers"
     assert difference(torch.tensor([inf, -inf, nan, -inf]), expected)[0] == "infinite where the oracle is not"
     assert difference(torch.tensor([inf, -inf, 0.0, 1.0]), expected)[0] == "no NaN where the oracle has one"
 
@@ -104,6 +108,11 @@ def test_the_oracle_is_exact():
     x, ids = draw(3, dtype=torch.float16), torch.arange(3, device=device)
     assert check(lambda x, ids: 2 * x, lambda *given: [seen.extend(t.dtype for t in given), 2 * given[0]][1], x, ids)
     assert seen == [torch.float64, torch.int64]
+
+
+def test_inputs_that_require_grad():
+    """Catches a model's own weights refused, for kernels are forward only."""
+    assert check(softmax, lambda x: x.softmax(-1), draw(2, 5).requires_grad_())
 
 
 def test_inputs_keep_their_layout():

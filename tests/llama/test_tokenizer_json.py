@@ -40,15 +40,22 @@ class TestOtherTokenizers:
             ids = tok.chat([{"role": "user", "content": first}, {"role": "user", "content": second}])
             assert not {256, 257} & set(ids)
 
+    def test_a_control_token_that_begins_another(self, tmp_path):
+        """Catches the shorter one where the template writes the longer."""
+        tok = load(save(tmp_path, "<t>2{{ messages[0].content }}", special=("<t>", "<t>2")))
+        assert tok.chat(USER) == [257, *tok.encode("a")]
+
     def test_merges_do_not_build_control_tokens(self, tmp_path):
-        """A vocabulary taken from SentencePiece can hold merges that spell ``</s>``."""
+        """A vocabulary taken from SentencePiece can hold merges that spell ``</s>``, or that go on from it. Catches a
+        file with these refused."""
         save(tmp_path)
         spec = json.loads((tmp_path / "tokenizer.json").read_text())
         vocab, merges = spec["model"]["vocab"], spec["model"]["merges"]
         for piece in ("</", "s>"):
             vocab[piece] = len(vocab) + 2
             merges.append(list(piece))
-        merges.append(["</", "s>"])
+        vocab["</s>a"] = len(vocab) + 2
+        merges += [["</", "s>"], ["</s>", "a"]]
         vocab |= {"<s>": 256, "</s>": 257}
         spec["pre_tokenizer"] = None
         (tmp_path / "tokenizer.json").write_text(json.dumps(spec))
@@ -78,6 +85,13 @@ class TestOtherTokenizers:
         for ids in bytes_:
             assert streamed(mine, ids) == mine.decode(ids)
 
+    def test_text_that_the_vocabulary_lacks(self, tmp_path):
+        """Catches the unknown token lost together with its name: the text would be left out."""
+        tok = tokenizers.Tokenizer(models.BPE({"<unk>": 0, "a": 1}, [], unk_token="<unk>"))
+        tok.add_special_tokens(["<unk>"])
+        tok.save(str(save(tmp_path) / "tokenizer.json"))
+        assert load(tmp_path).encode("aéa") == [1, 0, 1]
+
     def test_settings_of_a_training_run_are_dropped(self, tmp_path):
         """A file saved with truncation or padding on would cut or fill every prompt."""
         save(tmp_path, normalizer=normalizers.NFC())
@@ -97,6 +111,13 @@ def test_refuses_broken_files(text, tmp_path):
     (tmp_path / "tokenizer.json").write_text(text)
     with pytest.raises(LlamaError, match=r"tokenizer\.json"):
         load(tmp_path)
+
+
+def change(folder, how):
+    """Do ``how`` to what the file holds."""
+    spec = json.loads((folder / "tokenizer.json").read_text())
+    how(spec)
+    (folder / "tokenizer.json").write_text(json.dumps(spec))
 
 
 def hostile(kind):
@@ -125,9 +146,7 @@ def hostile(kind):
 )
 def test_refuses_hostile_files(kind, message, tmp_path):
     """Catches memory filled by one letter, and a panic that ends the program at the first prompt."""
-    save(tmp_path)
-    spec = json.loads((tmp_path / "tokenizer.json").read_text())
-    (tmp_path / "tokenizer.json").write_text(json.dumps(spec | hostile(kind)))
+    change(save(tmp_path), lambda spec: spec.update(hostile(kind)))
     with pytest.raises(LlamaError, match=message) as caught:
         load(tmp_path)
     assert "\n" not in str(caught.value)
@@ -135,18 +154,28 @@ def test_refuses_hostile_files(kind, message, tmp_path):
 
 def test_a_pattern_that_backtracks_without_end(tmp_path):
     """Catches the regular expressions' own limit, a panic, left to end the program."""
-    save(tmp_path)
-    spec = json.loads((tmp_path / "tokenizer.json").read_text())
-    (tmp_path / "tokenizer.json").write_text(json.dumps(spec | hostile("backtracking")))
+    change(save(tmp_path), lambda spec: spec.update(hostile("backtracking")))
     with pytest.raises(LlamaError, match="retry-limit"):
         load(tmp_path).encode("a" * 99)
 
 
 def test_refuses_a_vocabulary_larger_than_the_models(tmp_path):
-    """Its last ids would read past the embedding: on a GPU, somebody else's memory."""
+    """Its last ids would read past the embedding: on a GPU, somebody else's memory. Catches tokens counted where ids
+    have gaps."""
     assert load(save(tmp_path), vocab_size=258)
     with pytest.raises(LlamaError, match="258 tokens, but the config's vocab_size is 257"):
         load(tmp_path, vocab_size=257)
+    change(tmp_path, lambda spec: spec["model"]["vocab"].update(a=398))
+    assert load(tmp_path, vocab_size=399)
+    with pytest.raises(LlamaError, match="399 tokens, but the config's vocab_size is 398"):
+        load(tmp_path, vocab_size=398)
+
+
+def test_refuses_control_tokens_of_two_ids(tmp_path):
+    """The vocabulary's next one, and another that the file declares. Catches a prompt with somebody else's token."""
+    change(save(tmp_path), lambda spec: spec["added_tokens"][1].update(id=300))
+    with pytest.raises(LlamaError, match="id of control token '</s>' is not the one the file declares"):
+        load(tmp_path)
 
 
 def test_refuses_a_folder_without(tmp_path):

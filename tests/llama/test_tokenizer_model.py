@@ -132,6 +132,17 @@ class TestSentencePiece:
         with pytest.raises(LlamaError, match="no token has id 32003"):
             load(tmp_path, mistral_model, values)
 
+    def test_added_tokens_by_their_ids(self, mistral_model, tmp_path):
+        """Catches those of a file that lists them in another order, and of two that begin alike the shorter one."""
+        values = {
+            "chat_template": "<t>2{{ messages[0].content }}",
+            "added_tokens_decoder": {
+                "32001": {"content": "<t>2", "special": True},
+                "32000": {"content": "<t>", "special": True},
+            },
+        }
+        assert load(tmp_path, mistral_model, values).chat(user("a"))[0] == 32001
+
     @pytest.mark.parametrize("legacy", [None, True, False])
     def test_space_after_control_tokens(self, legacy, mistral_model, processor, tmp_path):
         """Meta and Mistral encode each text for itself; with ``legacy: false`` only the prompt's first gets a space."""
