@@ -125,17 +125,31 @@ def test_a_request_that_does_not_fit(llama, monkeypatch):
     assert llama.generate(PROMPTS[0], max_new_tokens=20) == expected
 
 
-def test_full_memory_is_one_line(llama, monkeypatch):
-    """Catches torch's traceback where the memory fills up on the way, and an engine that is lost afterwards."""
-    expected = llama.generate(PROMPTS, max_new_tokens=6)
+def test_free_memory_of_a_cpu(monkeypatch):
+    """Catches KiB taken for bytes, and what is free instead of what can be had."""
+    meminfo = "MemTotal:  90 kB\nMemFree:  20 kB\nMemAvailable:   70 kB\nBuffers:  30 kB\n"
+    monkeypatch.setattr(memory.Path, "read_text", lambda *_, **__: meminfo)
+    assert memory.free_bytes(torch.device("cpu")) == 70 * 1024
 
-    def full(*_):
-        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB.\nMore of that.")
+
+def test_full_memory_is_one_line(llama, monkeypatch):
+    """Catches torch's traceback where the memory fills up on the way, rooms that go on taking it, and an engine that is
+    lost afterwards."""
+    expected = llama.generate(PROMPTS, max_new_tokens=6)
+    llama.generate(PROMPTS[0], max_new_tokens=1)  # a room beside the others'
+    llama.engine.graphs = False  # in a graph there is no call
+    draw, drawn = llama.model.ops.next_token, []
+
+    def full(*arguments):
+        if len(drawn) == 2:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB.\nMore of that.")
+        drawn.append(draw(*arguments))
 
     with monkeypatch.context() as patch:
         patch.setattr(llama.model.ops, "next_token", full)
         with pytest.raises(LlamaError, match=r"^the GPU's memory is full: CUDA out of memory\. Tried .* GiB\.$"):
             llama.generate(PROMPTS, max_new_tokens=6)
+    assert not llama.engine._idle
     assert llama.generate(PROMPTS, max_new_tokens=6) == expected
 
 
@@ -201,12 +215,35 @@ def test_room_is_kept_and_grows(llama):
 
 def test_a_length_that_takes_another_tile(llama, monkeypatch):
     """Catches a view of the cache that ends before the sequence does."""
-    expected = llama.generate([PROMPTS[0], PROMPTS[2]], max_new_tokens=60)
+    prompts = [PROMPTS[2], PROMPTS[0]]  # the second is the longest
+    expected = llama.generate(prompts, max_new_tokens=60)
     llama.engine.release()
     monkeypatch.setattr(batch, "SHORT", 16)
-    assert llama.generate([PROMPTS[0], PROMPTS[2]], max_new_tokens=60) == expected
+    assert llama.generate(prompts, max_new_tokens=60) == expected
     llama.engine.graphs, llama.model.ops = False, reference  # a kernel would read on past the view's end
-    assert llama.generate([PROMPTS[0], PROMPTS[2]], max_new_tokens=60) == expected
+    assert llama.generate(prompts, max_new_tokens=60) == expected
+
+
+def test_a_context_that_is_no_power_of_two():
+    """Catches a room rounded up beyond the positions that have angles, a prompt refused that just fills the context, an
+    answer that goes on past it, and a list of one that is no list."""
+    llama = Llama.from_config(SHAPE | {"max_position_embeddings": 100, "eos_token_id": []}, dtype="float32")
+    (made,) = llama.generate([[5] * 98], max_new_tokens=50)
+    assert len(made.token_ids) == 3 and llama.engine._idle[1].cache.max_length == 100
+    assert len(llama.generate([5] * 100, max_new_tokens=50).token_ids) == 1
+
+
+def test_what_is_told_is_float32():
+    """Catches logits, log-probabilities and a text's likelihoods rounded to the type of a model of 16 bits, and logits
+    that a penalty or a restriction gives another type than the draw takes."""
+    llama = Llama.from_config(SHAPE, dtype="float16")
+    options = {"max_new_tokens": 5, "temperature": 1.0, "top_p": 0.9, "repetition_penalty": 1.2, "logprobs": True}
+    told = torch.tensor(llama.generate(PROMPTS[0], **options).logprobs)
+    likelihoods = llama.model.log_likelihoods(torch.tensor(PROMPTS[0], device=llama.model.device)).cpu()
+    for found in (told, likelihoods, llama.logits(PROMPTS[0])):
+        assert found.dtype == torch.float32
+    for found in (told, likelihoods):
+        assert (found != found.half()).all()
 
 
 @pytest.mark.parametrize("chunk", [1, 16, 25])

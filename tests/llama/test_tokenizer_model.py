@@ -1,5 +1,6 @@
 """``tokenizer.model``: Mistral's SentencePiece file and Llama 3's tiktoken file give the ids of their own libraries."""
 
+import base64
 import json
 import random
 import shutil
@@ -71,7 +72,9 @@ def user(*texts):
 
 class TestSentencePiece:
     def test_equals_sentencepiece(self, mistral, processor):
-        """Catches a lost begin-of-text, a prefix space lost or doubled, a normalisation, bytes joined wrongly."""
+        """Catches a lost begin-of-text, a prefix space lost or doubled, a normalisation, bytes joined wrongly, and the
+        unknown token taken for a control token."""
+        assert mistral.decode([300, 0]) == processor.decode([300, 0])
         for text in TEXTS:
             ids = processor.encode(text)
             assert mistral.encode(text) == [1, *ids], ascii(text)
@@ -82,6 +85,11 @@ class TestSentencePiece:
         tok = load(tmp_path, mistral_model, {"add_bos_token": bos, "add_eos_token": eos})
         expected = [1] * (bos is not False) + processor.encode("a b") + [2] * bool(eos)
         assert tok.encode("a b") == expected
+
+    def test_a_vocabulary_without_begin_of_text(self, mistral_model, processor, tmp_path):
+        """Catches id −1 before every text."""
+        tok = load(tmp_path, spoilt(mistral_model.read_bytes(), trainer_spec__bos_piece="<none>"))
+        assert tok.encode("a b") == processor.encode("a b")
 
     def test_control_tokens_stay_text(self, mistral, processor):
         """A user who types ``</s>`` must not end the turn."""
@@ -276,6 +284,12 @@ class TestBrokenFiles:
     )
     def test_other_bytes(self, data, tmp_path):
         self.refused(tmp_path, data)
+
+    def test_bytes_without_a_token_and_tokens_twice(self, tmp_path):
+        """Catches text that loses a byte, and ids of which one is never used."""
+        lines = [base64.b64encode(bytes([byte])) + b" %d\n" % byte for byte in range(256)]
+        for broken in (lines[:255], [*lines, b"AA== 256\n"]):
+            self.refused(tmp_path, b"".join(broken), "stands there twice, or a single byte has no token")
 
     def test_hostile_sentencepiece(self, mistral_model, tmp_path):
         """Catches text that is no UTF-8 found only when it is decoded, and fields that are not checked."""
