@@ -209,8 +209,6 @@ class Llama:
         """The token ids that :meth:`chat` continues; :meth:`stream` takes them too."""
         if isinstance(messages, str):
             messages = [{"role": "user", "content": messages}]
-        for message in messages:
-            _check_text(*message.values())
         return self.tokenizer.chat(messages)
 
     def _encode(self, prompt: Prompt) -> list[int]:
@@ -219,10 +217,7 @@ class Llama:
         return ids
 
     def _ids(self, prompt: Prompt) -> list[int]:
-        if not isinstance(prompt, str):
-            return list(prompt)
-        _check_text(prompt)
-        return self.tokenizer.encode(prompt)
+        return self.tokenizer.encode(prompt) if isinstance(prompt, str) else list(prompt)
 
     def _check_prompt(self, ids: list[int]) -> None:
         context, vocab_size = self.config.max_position_embeddings, self.config.vocab_size
@@ -260,15 +255,6 @@ class Llama:
                 yield
                 if all(answer.finish_reason for answer in answers):
                     return
-
-
-def _check_text(*texts: str) -> None:
-    """What a terminal or a file gave that was no UTF-8, Python keeps as half characters: no tokenizer takes them."""
-    for text in texts:
-        try:
-            str(text).encode()
-        except UnicodeEncodeError as error:
-            raise LlamaError(f"the text is no Unicode: {error}") from error
 
 
 def _config_values(name_or_path: str | Path) -> dict[str, Any]:

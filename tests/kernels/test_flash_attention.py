@@ -174,11 +174,21 @@ def test_bad_arguments_are_named(randn):
         ("needs causal", (q, k, k), {"window": 4}),
         ("positive", (q, k, k), {"window": 0, "causal": True}),
         ("must agree", (q, k, k[:, :, :5]), {}),
-        ("last stride", (q, k.transpose(2, 3).contiguous().transpose(2, 3), k), {}),
+        ("must agree", (q, k.repeat(2, 1, 1, 1), k.repeat(2, 1, 1, 1)), {}),
+        ("last stride", (q.mT.contiguous().mT, k, k), {}),
+        ("last stride", (q, k.mT.contiguous().mT, k), {}),
+        ("last stride", (q, k, k.mT.contiguous().mT), {}),
     ):
         with pytest.raises(ValueError, match=match):
             flash_attention(*arguments, **options)
     assert flash_attention(q[:, :, :0], k, k).shape == (1, 4, 0, 32)
+
+
+def test_a_scale_of_zero(randn):
+    """Catches it taken for none given: every key that a query sees counts alike."""
+    q, k, v = randn(1, 4, 8, 32), randn(1, 2, 8, 32), randn(1, 2, 8, 32)
+    means = v.cumsum(2) / torch.arange(1, 9, device=v.device)[:, None]
+    assert_close(flash_attention(q, k, v, causal=True, scale=0.0), means.repeat_interleave(2, 1))
 
 
 def packed(lengths_q, lengths_k, heads, kv_heads, head_dim, dtype, randn):
@@ -230,3 +240,10 @@ def test_varlen_bad_arguments_are_named(randn):
     with pytest.raises(ValueError, match="sequences"):
         flash_attention_varlen(q, k, v, cu_q, cu_k[:-1])
     assert flash_attention_varlen(q[:0], k[:0], v[:0], cu_q[:1], cu_k[:1]).shape == (0, 2, 16)
+
+
+def test_varlen_strided_lengths(randn):
+    """Catches cumulative lengths read as if they lay side by side."""
+    q, k, v, cu_q, cu_k = packed([4, 9], [4, 9], 2, 2, 16, torch.float32, randn)
+    strided = (t.repeat_interleave(2)[::2] for t in (cu_q, cu_k))
+    assert torch.equal(flash_attention_varlen(q, k, v, *strided), flash_attention_varlen(q, k, v, cu_q, cu_k))

@@ -81,6 +81,11 @@ def test_strides(randn):
     check(q, k, v, lengths)
 
 
+def test_a_scale_of_zero(randn):
+    """Catches it taken for none given: every key counts alike."""
+    check(*inputs(randn, torch.float32, 2, 4, 2, 30, 32, [3, 30]), scale=0.0)
+
+
 def test_bad_arguments_are_named(randn):
     """Catches lengths in int64 or of other sequences, a cache in another layout, heads that are dealt out to nobody."""
     q, k, v, lengths = inputs(randn, torch.float32, 2, 4, 2, 30, 32, [3, 30])

@@ -58,5 +58,30 @@ def test_empty_and_bad_arguments(randn):
         rotary_embedding(q, k, cos[:3], sin[:3])
     with pytest.raises(TypeError, match="float32"):
         rotary_embedding(q, k, cos.half(), sin.half())
-    with pytest.raises(ValueError, match="last stride"):
-        rotary_embedding(q.transpose(2, 3).contiguous().transpose(2, 3), k, cos, sin)
+    for wrong in ((q.mT.contiguous().mT, k), (q, k.mT.contiguous().mT)):
+        with pytest.raises(ValueError, match="last stride"):
+            rotary_embedding(*wrong, cos, sin)
+
+
+def test_shapes_that_do_not_fit_are_refused(randn):
+    """Catches memory beside a tensor read: of a shorter table, of one that has fewer sequences, of a shorter k."""
+    cos, sin = angles(randn, 4, 16)
+    q, k = randn(2, 2, 4, 16), randn(2, 1, 4, 16)
+    for wrong in (
+        (q, k, cos, sin[:3]),
+        (q, k, cos[None], sin[None]),
+        (q, k[:1], cos, sin),
+        (q, k[:, :, :3], cos, sin),
+        (q, k[..., :8], cos, sin),
+    ):
+        with pytest.raises(ValueError, match="cos and sin"):
+            rotary_embedding(*wrong)
+
+
+def test_tables_of_any_strides(randn):
+    """Catches a table read as if its rows lay one after the other."""
+    cos, sin = angles(randn, 4, 16)
+    q, k = randn(1, 2, 4, 16), randn(1, 1, 4, 16)
+    strided = (t.repeat_interleave(2, 0)[::2] for t in (cos, sin))
+    for actual, expected in zip(rotary_embedding(q, k, *strided), rotary_embedding(q, k, cos, sin), strict=True):
+        assert torch.equal(actual, expected)

@@ -74,6 +74,16 @@ class TestSentencePiece:
         assert tok.encode("a")[: 1 + bos] == [2] * bos + tok.encode("a")[bos : bos + 1]
         assert (tok.encode("a")[-1] == 1) is eos and len(tok.encode("a")) == 1 + bos + eos
 
+    def test_a_vocabulary_without_bytes(self, mistral, tmp_path):
+        """Catches bytes looked for where there are none: what the vocabulary lacks is its unknown token."""
+        pieces = [piece for piece in mistral.pieces if piece.type != ModelProto.SentencePiece.BYTE]
+        tok = load(tmp_path, sentencepiece(ModelProto(pieces=pieces), unknown_token_id=0))
+        assert tok.encode("a🦙")[-1] == 0 and 0 not in tok.encode("a")
+
+    def test_blanks_are_merged_where_the_file_says_so(self, mistral, tmp_path):
+        tok = load(tmp_path, sentencepiece(mistral, remove_extra_whitespaces=True))
+        assert tok.encode(" a   b") == tok.encode("a b")
+
     def test_added_control_tokens(self, mistral, tmp_path):
         """A fine-tuned model's; one of them is marked as user-defined, which SentencePiece cuts out of every text."""
         fields = sentencepiece(mistral)
@@ -132,6 +142,7 @@ class TestByteLevel:
             ("gpt2", ["ab", "12", "12", "+", "+"]),
             ("llama-bpe", ["ab", "12", "1", "2", "+", "+"]),
             ("llama3", ["ab", "12", "1", "2", "+", "+"]),
+            ("llama-v3", ["ab", "12", "1", "2", "+", "+"]),
             ("default", ["ab", "12", "1", "2", "+", "+"]),
         ],
     )
@@ -180,9 +191,10 @@ class TestByteLevel:
 
 class TestTokenizerConfig:
     def test_what_the_metadata_has(self):
-        fields = byte_level("gpt-2", bos_token_id=256, eos_token_id=257, padding_token_id=257)
+        fields = byte_level("gpt-2", bos_token_id=256, eos_token_id=257, padding_token_id=257, unknown_token_id=260)
         values = gguf_tokenizer.tokenizer_config(fields | {"tokenizer.chat_template": "T"})
         assert (values["bos_token"], values["eos_token"], values["pad_token"]) == ("<s>", "</s>", "</s>")
+        assert values["unk_token"] == "<tool>"
         assert values["chat_template"] == "T" and values["model_max_length"] == 512
 
     def test_what_it_lacks_is_left_out(self, tmp_path):

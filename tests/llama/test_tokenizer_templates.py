@@ -102,6 +102,13 @@ class TestTemplates:
         tok = load(tmp_path)
         assert tok.decode(tok.chat(USER)) == "new"
 
+    def test_the_config_s_tokens_by_their_names(self, tmp_path):
+        """Catches one that the template finds undefined; some files have an object in a name's place."""
+        values = {f"{name}_token": f"<{name}>" for name in ("bos", "eos", "unk")} | {"pad_token": {"content": "<pad>"}}
+        source = "{{ bos_token }}{{ eos_token }}{{ unk_token }}{{ pad_token }}"
+        template = chat_template.ChatTemplate.from_folder(tmp_path, values | {"chat_template": source})
+        assert template.render(USER, ())[0] == "<bos><eos><unk><pad>"
+
     def test_named_templates(self, tmp_path):
         named = [{"name": "tool_use", "template": "tools"}, {"name": "default", "template": "plain"}]
         tok = load(save(tmp_path, named))
