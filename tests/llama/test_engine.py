@@ -101,6 +101,8 @@ def test_eos_or_none(llama):
         ends = [i for i, token in enumerate(whole.token_ids) if token in eos]
         assert one.token_ids == whole.token_ids[: ends[0] if ends else None]
         assert one.finish_reason == ("stop" if ends else "length")
+    just = len(stopped[0].token_ids) + 1  # the last token that there is room for ends the text
+    assert llama.generate(PROMPTS[0], max_new_tokens=just, temperature=1.5, seed=2) == stopped[0]
     assert llama.generate(PROMPTS, max_new_tokens=40, temperature=1.5, seed=2, stop=[]) == free
 
 

@@ -1,5 +1,7 @@
 """``import --keep-quantized``: a GGUF file's own bits, and the model that runs on them."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
@@ -88,6 +90,14 @@ def test_other_types_are_said(tmp_path):
     for name, weight in loaded.items():
         values = weight if isinstance(weight, torch.Tensor) else weight.dequantize(torch.bfloat16)
         assert values.equal(plain[name]), name
+
+
+def test_the_scheme_is_that_of_most_layers():
+    """Catches that of the first tensor, and one that the embedding or the output has a say in."""
+    kinds = {"token_embd": "Q8_0", "blk.0.attn_q": "Q4_0", "blk.0.attn_k": "Q4_1", "blk.0.attn_v": "Q4_1"}
+    kinds |= {"blk.0.attn_norm": "F32", "output": "Q8_0", "output_norm": "Q8_0"}
+    tensors = {name: SimpleNamespace(tensor_type=GGMLQuantizationType[kind]) for name, kind in kinds.items()}
+    assert gguf_weights.scheme(tensors) == Scheme(4, 32, True)
 
 
 def test_mixed_forms_run_as_their_values(tmp_path):

@@ -33,6 +33,11 @@ class TestOtherTokenizers:
         assert word in ids  # an added word that no template writes stays a word
         assert tok.decode(ids) == streamed(tok, ids) == "<U><A>ab<U><A>"
 
+    def test_added_blanks_stay_words(self, tmp_path):
+        """Every template writes them. Catches a typed newline kept from its own token, as a control token is."""
+        tok = load(save(tmp_path, "{{ messages[0].content }}\nb", ordinary=("\n",)))
+        assert tok.encode("a\nb")[1] == 258
+
     def test_two_messages_cannot_join_into_a_control_token(self, tmp_path):
         """Catches messages marked one by one, where a template sets them side by side, trimmed."""
         tok = load(save(tmp_path, "{% for m in messages %}{{ m.content | trim }}{% endfor %}"))

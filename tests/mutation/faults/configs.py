@@ -153,4 +153,18 @@ FAULTS = {
             "llama/test_gguf.py::test_refuses_by_name",
         ),
     ],
+    "llama/gguf_weights.py": [
+        (
+            "gguf: the scheme of the first tensor",
+            "return max(kept, key=kept.count)",
+            "return kept[0]",
+            "llama/test_gguf_quantized.py::test_the_scheme_is_that_of_most_layers",
+        ),
+        (
+            "gguf: the embedding has a say in the scheme",
+            'for name, tensor in tensors.items() if name.startswith("blk.")]',
+            "for name, tensor in tensors.items()]",
+            "llama/test_gguf_quantized.py::test_the_scheme_is_that_of_most_layers",
+        ),
+    ],
 }

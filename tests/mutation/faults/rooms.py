@@ -85,6 +85,12 @@ FAULTS = {
             "llama/test_engine.py::test_a_context_that_is_no_power_of_two",
         ),
         (
+            "generator: an end-of-text token at the limit is one more",
+            "if tokens[i] in end:",
+            "if tokens[i] in end and len(prompts[i]) + made <= limits[i]:",
+            "llama/test_engine.py::test_eos_or_none",
+        ),
+        (
             "generator: a list of one prompt gives no list",
             "return done[0] if one else done",
             "return done[0] if len(done) == 1 else done",
