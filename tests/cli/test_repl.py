@@ -81,8 +81,8 @@ def test_commands(repl, monkeypatch, capsys, tmp_path):
     assert json.loads(file.read_text()) == [{"role": role, "content": content} for role, content in roles]
     assert (repl.llama.options["temperature"], repl.llama.options["top_k"]) == (0.7, 5)
     assert repl.llama.options["max_new_tokens"] == 4
-    _, err = talk(repl, monkeypatch, capsys, "/params top_k=none", "/params", "/system", "four")
-    assert "temperature=0.7 top_k=none" in err[0]
+    _, err = talk(repl, monkeypatch, capsys, "/params top_k=none max_new_tokens=none", "/params", "/system", "four")
+    assert "max_new_tokens=256 temperature=0.7 top_k=none" in err[0]
     assert repl.llama.prompt[0] == "two"
 
 
@@ -130,6 +130,14 @@ def test_a_full_context_forgets_the_oldest(repl, monkeypatch, capsys):
     assert repl.llama.prompt[:2] == ["S", "m1"] and len(repl.llama.prompt) == 35
     talk(repl, monkeypatch, capsys, "last " * 39)
     assert repl.llama.prompt == ["S"] + ["last"] * 39
+
+
+def test_a_quarter_of_the_context_is_room_enough_for_an_answer(monkeypatch, capsys):
+    """Catches turns forgotten for more room than that, and those of a conversation that just leaves it."""
+    repl = Repl(Parrot(), Options(max_new_tokens=30))
+    talk(repl, monkeypatch, capsys, "one")  # and its answer: 4 tokens
+    _, err = talk(repl, monkeypatch, capsys, "x " * 26)
+    assert err == [] and len(repl.llama.prompt) == 30
 
 
 def test_ctrl_c_stops_an_answer_and_keeps_the_session(smollm2):

@@ -1,5 +1,5 @@
 """The faults themselves: whether each can still be planted, and what the script says of one. The check that tests catch
-them takes a quarter of an hour: ``make mutation``."""
+them takes half an hour: ``make mutation``."""
 
 import pytest
 
