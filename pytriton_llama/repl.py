@@ -144,6 +144,8 @@ class Repl:
             Path(file).write_text(json.dumps(self.messages, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
         except OSError as error:
             raise LlamaError(f"cannot write {file!r}: {error.strerror}") from error
+        except ValueError as error:  # a NUL in the name, or half a character that a terminal gave for text
+            raise LlamaError(f"cannot write {file!r}: {error}") from error
 
 
 def _message(role: str, content: str) -> dict[str, str]:

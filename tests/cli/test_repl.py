@@ -97,6 +97,7 @@ def test_commands(repl, monkeypatch, capsys, tmp_path):
         ("/params top_p=2", "top_p is 2.0"),
         ("/save /no/such/folder/x", "cannot write '/no/such/folder/x'"),
         ("/save", "cannot write ''"),
+        ("/save a\0b", "cannot write 'a\\x00b': embedded null byte"),
         ("boom", "boom"),
         (UnicodeDecodeError("utf-8", b"\xff", 0, 1, "invalid start byte"), "the line is no text"),
     ],
@@ -110,6 +111,12 @@ def test_mistakes(repl, monkeypatch, capsys, line, message):
     assert len(err) == 1 and err[0].startswith(f"error: {message}")
     assert repl.llama.prompt == ["one", "I", "say", "one", "two"]
     assert repl.options == before
+
+
+def test_a_system_prompt_that_is_no_text(repl, monkeypatch, capsys, tmp_path):
+    """Half a character, as a terminal gives it for broken bytes. Catches a session that ends because it is saved."""
+    _, err = talk(repl, monkeypatch, capsys, "/system \ud83e", f"/save {tmp_path / 'talk.json'}", "/quit")
+    assert len(err) == 1 and "cannot write" in err[0]
 
 
 def test_interrupts(repl, monkeypatch, capsys):
