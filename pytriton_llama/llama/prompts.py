@@ -49,7 +49,8 @@ class Prompts:
 
 
 def _padded(length: int) -> int:
-    """At least 64, and a multiple of an eighth of the power of two above: an eighth of the work at most is in vain."""
+    """At least 64, and a multiple of an eighth of the power of two above: beyond 256, a fifth of the work at most is in
+    vain."""
     step = max(64, power_of_two(length) // 8)
     return -(-length // step) * step
 

@@ -13,6 +13,7 @@ from pytriton_llama import Llama, reference
 from pytriton_llama.errors import LlamaError
 from pytriton_llama.llama import batch, memory, model
 from pytriton_llama.llama.cache import KVCache
+from pytriton_llama.llama.prompts import _padded
 from tests.llama.tiny import TINY
 
 SHAPE = TINY | {"vocab_size": 301, "max_position_embeddings": 256, "eos_token_id": 7}
@@ -273,6 +274,13 @@ def test_a_full_cache_is_not_passed(llama):
     before = cache.keys[:, 1, :, :2].clone()
     llama.model.decode(torch.tensor([5, 6], device=llama.model.device), cache)
     assert cache.lengths.tolist() == [4, 3] and torch.equal(cache.keys[:, 1, :, :2], before)
+
+
+def test_padded_lengths_are_few():
+    """Catches a prompt that is cut, one that is padded by much, and a graph for every length."""
+    lengths = {length: _padded(length) for length in range(1, model.CHUNK + 1)}
+    assert all(length <= padded < length + max(64, length / 4) for length, padded in lengths.items())
+    assert len(set(lengths.values())) <= 20
 
 
 def test_padding_leaves_no_trace(llama):

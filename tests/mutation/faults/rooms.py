@@ -21,6 +21,20 @@ FAULTS = {
             "llama/test_engine.py::test_a_context_that_is_no_power_of_two",
         ),
     ],
+    "llama/prompts.py": [
+        (
+            "prompts: a prompt is cut to a length of the graphs'",
+            "return -(-length // step) * step",
+            "return length // step * step",
+            "llama/test_engine.py::test_padded_lengths_are_few",
+        ),
+        (
+            "prompts: a power of two is doubled",
+            "return 1 << (n - 1).bit_length()",
+            "return 1 << n.bit_length()",
+            "llama/test_engine.py::test_a_request_that_does_not_fit",
+        ),
+    ],
     "llama/memory.py": [
         (
             "memory: KiB taken for bytes",
