@@ -193,6 +193,8 @@ def test_check_catches():
         off = right.clone()
         off[1, 0] = value
         assert check.wrong((right, off), (oracle, oracle)) == "1 of 4 elements off"
+    assert check.wrong(torch.tensor([1, 2]), torch.tensor([1, 2])) is None
+    assert check.wrong(torch.tensor([1, 3]), torch.tensor([1, 2])) == "other bytes"
     with check.poisoned():
         assert check.wrong(torch.empty(2, 2, dtype=torch.float16), oracle) == "4 of 4 elements off"
     assert not torch.are_deterministic_algorithms_enabled()

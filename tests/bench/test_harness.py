@@ -32,6 +32,29 @@ def test_only_the_right_are_timed(case, points, timer, environment):
     assert float(found["torch"].rate) == pytest.approx(2 * 3 * 8 * 2 / 2e-6 / 1e9, abs=1e-3)
 
 
+def test_the_oracle_is_exact(case, points, timer, environment):
+    """Catches an oracle that is given its inputs in 16 bits, where it rounds as everybody does."""
+    seen = []
+    exact = dataclasses.replace(case, oracle=lambda x: seen.append(x.dtype) or torch.softmax(x, -1))
+    harness.measure(exact, points[0], timer, environment, 5, 1e9)
+    assert seen == [torch.float64]
+
+
+def test_inputs_as_a_peer_wants_them(case, points, timer, environment):
+    """Catches a form that is left out, or that everybody gets."""
+    peers = {"torch": case.peers["torch"], "halved": lambda: lambda x: torch.softmax(x / 2, -1)}
+    formed = dataclasses.replace(case, peers=peers, forms={"halved": lambda x: (2 * x,)})
+    found = harness.measure(formed, points[0], timer, environment, 5, 1e9)
+    assert {row.status for row in found} == {"ok"}
+
+
+def test_the_rate_is_the_medians(case, points, environment):
+    """Catches that of a quartile, or of the mean."""
+    row = harness._row(case, points[0], environment, "torch", harness.Entrant("ok"), [1e-6, 2e-6, 9e-6])
+    assert (row.q1_us, row.median_us, row.q3_us) == ("1.500", "2.000", "5.500")
+    assert float(row.rate) == pytest.approx(case.rate(points[0], 2e-6), abs=1e-3)
+
+
 def test_ours_meets_poisoned_memory(case, points, timer, environment, monkeypatch):
     """Catches a kernel of ours that leaves elements unwritten where an earlier result happens to lie."""
     module = importlib.import_module("pytriton_llama.kernels.softmax")

@@ -51,13 +51,6 @@ def test_probabilities_as_transformers(temperature, top_k, top_p, min_p, repetit
     torch.testing.assert_close(ours, theirs(logits, ids, sampling))
 
 
-def test_greedy_takes_the_likeliest_whatever_else_is_asked():
-    """Catches a division by a temperature of 0."""
-    llama = Llama.from_config(TINY, dtype="float32", kernels="torch", seed=2)
-    expected = llama.generate([5, 6], max_new_tokens=4)
-    assert llama.generate([5, 6], max_new_tokens=4, top_k=3, top_p=0.5, min_p=0.1) == expected
-
-
 def test_each_row_has_its_own_parameters():
     """Catches one row's temperature or top-p used for all, which a batch of equal requests would not show."""
     generator = torch.Generator().manual_seed(1)

@@ -45,4 +45,32 @@ FAULTS = {
             "course/test_check.py::test_inputs_that_require_grad",
         ),
     ],
+    "bench/harness.py": [
+        (
+            "bench: the oracle rounds as everybody does",
+            "case.oracle(*(t.double() if t.is_floating_point() else t for t in sets[0]))",
+            "case.oracle(*sets[0])",
+            "bench/test_harness.py::test_the_oracle_is_exact",
+        ),
+        (
+            "bench: a peer's own form of the inputs is left out",
+            "sets = [form(*inputs) for inputs in sets]",
+            "pass",
+            "bench/test_harness.py::test_inputs_as_a_peer_wants_them",
+        ),
+        (
+            "bench: the rate of a quartile",
+            "case.rate(point, quartiles[1])",
+            "case.rate(point, quartiles[0])",
+            "bench/test_harness.py::test_the_rate_is_the_medians",
+        ),
+    ],
+    "bench/check.py": [
+        (
+            "bench: integers are not compared",
+            'return None if torch.equal(actual, oracle) else "other bytes"',
+            "return None",
+            "bench/test_cases.py::test_check_catches",
+        ),
+    ],
 }

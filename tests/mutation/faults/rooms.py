@@ -84,12 +84,6 @@ FAULTS = {
             "exact * penalty), exact)",
             "llama/test_engine.py::test_what_is_told_is_float32",
         ),
-        (
-            "sampling: top-k divides by a temperature of 0",
-            "return self.temperature > 0 and bool(",
-            "return bool(",
-            "llama/test_sampling.py::test_greedy_takes_the_likeliest_whatever_else_is_asked",
-        ),
     ],
     "llama/generator.py": [
         (
