@@ -48,8 +48,11 @@ def test_empty_and_bad_arguments(randn):
         layer_norm(randn(3, 8), randn(8), randn(1))
 
 
-def test_huge_row_of_equals(randn):
+def test_huge_mean(randn):
     """Catches the square of the first block's mean, inf, times the 0 columns before it: NaN where all is finite."""
     columns = 40_001
-    x, weight = torch.full_like(randn(2, columns), 2.0**65), randn(columns)
-    assert_close(layer_norm(x, weight, weight), reference.layer_norm(x.double(), weight.double(), weight.double()))
+    x = 2.0**65 * (1 + 2.0**-10 * randn(2, columns))
+    weight, bias = torch.ones(columns, device=x.device), torch.zeros(columns, device=x.device)
+    # As above: the mean's rounding is 2⁻¹⁴ of the deviation.
+    oracle = reference.layer_norm(x.double(), weight.double(), bias.double())
+    assert (layer_norm(x, weight, bias).double() - oracle).abs().max() < 1e-3

@@ -13,8 +13,9 @@ import triton
 
 from pytriton_llama import kernels
 from tests.torture import many
-from tests.torture.cases import OPERATIONS, Arguments, Operation, cast, draw, operands
+from tests.torture.cases import OPERATIONS
 from tests.torture.layouts import sliced
+from tests.torture.operation import Arguments, Operation, cast, draw, put, tensors
 
 GROUPS = {
     "rows": ("softmax", "rms_norm", "add_rms_norm", "layer_norm", "silu_mul", "rotary_embedding", "next_token"),
@@ -36,8 +37,10 @@ def runs(group: str, device: str) -> Iterator[tuple[Operation, Arguments]]:
             for length in LENGTHS:
                 yield operation, cast(draw(operation, length), dtype, device)
         arguments = cast(draw(operation, LENGTHS[-1]), torch.bfloat16, device)
-        parts = {name: sliced(arguments[name]) for name in operands(operation, LENGTHS[-1])}
-        yield operation, arguments | {name: t for name, t in parts.items() if operation.accepts(name, t)}
+        for name, t in tensors(arguments).items():
+            if operation.accepts(name, sliced(t)):
+                arguments = put(arguments, name, sliced(t))
+        yield operation, arguments
     for operation in many.MANY.values():
         if operation.function in GROUPS[group]:
             arguments = many.draw(operation, torch.float16, "cpu")

@@ -4,6 +4,8 @@ import pytest
 import torch
 
 from pytriton_llama import kernels
+from pytriton_llama.runtime import interpreted
+from tests.tolerances import assert_close
 from tests.torture.cases import OPERATIONS
 from tests.torture.layouts import LAYOUTS
 from tests.torture.operation import Operation, cast, draw, put, tensors
@@ -16,6 +18,15 @@ FLOATING = [(op, name) for op, name, t in TENSORS if t.is_floating_point()]
 
 def same(results: list[torch.Tensor], expected: list[torch.Tensor]) -> bool:
     return all(torch.equal(*(t.nan_to_num(nan=1e4) for t in pair)) for pair in zip(results, expected, strict=True))
+
+
+def agree(results: list[torch.Tensor], expected: list[torch.Tensor]) -> None:
+    """To the bit in the interpreter. A GPU has other kernels for some layouts (TMA, Gluon): within the tolerance."""
+    for result, one in zip(results, expected, strict=True):
+        if interpreted() or not one.is_floating_point():
+            assert same([result], [one])
+        else:
+            assert_close(result, one)
 
 
 def drawn(op: str, dtype: torch.dtype, device: str, length: int = LENGTH) -> tuple[Operation, dict]:
@@ -40,7 +51,7 @@ def test_layouts(op, name, layout, dtype, device):
     inside.as_strided(laid_out.shape, laid_out.stride(), laid_out.storage_offset()).fill_(True)
     before = around.clone()
     results = operation.run(kernels, put(arguments, name, laid_out), in_place=True)
-    assert same(results, expected)
+    agree(results, expected)
     untouched = ~inside if name in operation.written else torch.ones_like(inside)
     assert same([around[untouched]], [before[untouched]])
 
