@@ -119,6 +119,12 @@ def row_major(matrix: torch.Tensor) -> torch.Tensor:
     return matrix if matrix.stride(1) == 1 else matrix.contiguous()
 
 
+def near(t: torch.Tensor) -> torch.Tensor:
+    """A (batch, heads, length, head_dim) tensor, copied if its rows lie so far apart that a step over a tile of them
+    passes 2³¹: in 64 bits it would take registers that attention has not got."""
+    return t if t.stride(2) < 2**31 // 256 else t.contiguous()
+
+
 def takes_tma(x: torch.Tensor) -> bool:
     """Whether the GPU has a Tensor Memory Accelerator that is worth its while: products of float32 are made in
     registers."""

@@ -26,7 +26,7 @@ import triton
 import triton.language as tl
 
 from pytriton_llama.kernels import tiles
-from pytriton_llama.kernels.arguments import check, need, takes_gluon
+from pytriton_llama.kernels.arguments import check, near, need, takes_gluon
 
 
 @triton.jit
@@ -56,8 +56,6 @@ def attend(
     offs_d = tl.arange(0, BLOCK_D)
     k_ptrs = k_ptr + (start + offs_n).to(tl.int64)[:, None] * k_row_stride + offs_d[None, :]
     v_ptrs = v_ptr + (start + offs_n).to(tl.int64)[:, None] * v_row_stride + offs_d[None, :]
-    # 64-bit, too, before it meets a stride.
-    step = tl.full((), BLOCK_N, tl.int64)
     for start_n in range(start, stop, BLOCK_N):
         keys = start_n + offs_n
         # Zeros, not garbage, where there is no key: 0 · NaN in the second dot would be NaN.
@@ -86,8 +84,8 @@ def attend(
         else:
             acc = tl.dot(p.to(v.dtype), v, acc * rescale[:, None])
         row_max = new_max
-        k_ptrs += step * k_row_stride
-        v_ptrs += step * v_row_stride
+        k_ptrs += BLOCK_N * k_row_stride
+        v_ptrs += BLOCK_N * v_row_stride
     return acc, row_max, row_sum
 
 
@@ -342,6 +340,7 @@ def launch_triton(o, lse, q, k, v, causal, qk_scale, window, cu_seqlens=(None, N
     """Launch :func:`flash_attention_kernel`, which takes everything that :func:`flash_attention` does."""
     batch, heads, length_q, head_dim = q.shape
     length_k = k.shape[2]
+    k, v = near(k), near(v)
     tile = tiles.flash_attention(length_q, length_k, head_dim, q)
     num_sequences = 0 if cu_seqlens[0] is None else len(cu_seqlens[0]) - 1
     num_pid_m = triton.cdiv(length_q, tile["BLOCK_M"]) + num_sequences

@@ -22,7 +22,7 @@ import triton
 import triton.language as tl
 
 from pytriton_llama.kernels import tiles
-from pytriton_llama.kernels.arguments import check, counters, need
+from pytriton_llama.kernels.arguments import check, counters, near, need
 from pytriton_llama.kernels.flash_attention import attend
 from pytriton_llama.kernels.linear import wait_and_let_in
 
@@ -228,6 +228,7 @@ def flash_decoding(
     )
     o = torch.empty((batch, heads, head_dim), dtype=q.dtype, device=q.device)
     if o.numel():
+        k_cache, v_cache = near(k_cache), near(v_cache)
         group = heads // kv_heads
         scale = head_dim**-0.5 if scale is None else scale
         pieces, tile = tiles.flash_decoding(batch, kv_heads, group, max_length, head_dim, q)

@@ -50,7 +50,7 @@ def add_rms_norm(x, residual, weight) -> list[Pair]:
 
 def layer_norm(x, weight, bias) -> list[Pair]:
     # The mean, wrong by a share of the row's size, is taken off before the result is scaled.
-    rstd = (x.var(-1, correction=0, keepdim=True) + 1e-5).rsqrt()
+    rstd = ((x - x.mean(-1, keepdim=True)).square().mean(-1, keepdim=True) + 1e-5).rsqrt()
     return rounded_once((x.abs() + x.square().mean(-1, keepdim=True).sqrt()) * rstd * weight.abs() + bias.abs())
 
 
