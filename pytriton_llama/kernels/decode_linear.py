@@ -167,7 +167,7 @@ def some_rows(
             up = tl.load(up_ptrs + k, mask=mask, other=0.0, eviction_policy="evict_first")
         if norm_ptr is not None:
             squares += x.to(tl.float32) * x.to(tl.float32)
-            # The norm's weight goes to the other factor: x, not yet normed, may be large, and the product twice that.
+            # The norm's weight goes to the other factor: x is not normed yet, and may be large.
             norm = tl.load(norm_ptr + k + offs_k, mask=k + offs_k < K, other=0.0)[:, None, :]
             weight = (weight * norm).to(x.dtype)
             if up_ptr is not None:
