@@ -20,13 +20,15 @@ JUDGED: dict[tuple[str, str], str] = {
         "racecheck",
         "flash_attention_hopper_kernel",
     ): """\
-By reading, no race. `announce` and `take_tile` hand a number from one warp to eight or twelve others through shared memory: written
+By reading, no race.
+`announce` and `take_tile` hand a number from one warp to eight or twelve others through shared memory: written
 once an mbarrier says that all have read the last one, read once another says that it is there. The tool does not follow
 mbarriers that one thread arrives at for its warps; that those warps have met before it does is what
 `test_ahead_of_time.py` reads from the machine code ("early"). The kernel's first line and `warp_specialize` are the
 compiler's own hand-over of arguments to the other warps. `test_repeats.py` finds the same bits a hundred times.""",
     ("racecheck", "quantized_linear_kernel"): """\
-By reading, no race. A sum over a row's chunks leaves the same number in several threads; on the way to the store they all write it
+By reading, no race.
+A sum over a row's chunks leaves the same number in several threads; on the way to the store they all write it
 to the same place in shared memory.""",
 }
 
