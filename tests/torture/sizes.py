@@ -9,6 +9,8 @@ import torch
 from pytriton_llama import reference
 
 STEEPEST = 1.2  # no activation's slope is larger
+# float16 rounds a smaller number by as much as this one; the other dtypes' are far below it.
+LEAST = torch.finfo(torch.float16).smallest_normal
 Pair = tuple[torch.Tensor, torch.Tensor]
 
 
@@ -40,12 +42,12 @@ def softmax(x, dim=-1) -> list[Pair]:
 
 def rms_norm(x, weight) -> list[Pair]:
     y = reference.rms_norm(x, weight).abs()
-    return [(y, y)]
+    return [(y, y + LEAST * weight.abs())]
 
 
 def add_rms_norm(x, residual, weight) -> list[Pair]:
     y = reference.rms_norm(x + residual, weight).abs()
-    return [(y, 3 * y), *rounded_once((x + residual).abs())]
+    return [(y, 3 * y + LEAST * weight.abs()), *rounded_once((x + residual).abs())]
 
 
 def layer_norm(x, weight, bias) -> list[Pair]:
