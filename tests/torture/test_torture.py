@@ -10,9 +10,9 @@ import torch
 
 from pytriton_llama import kernels, reference
 from pytriton_llama.runtime import interpreted
-from tests.tolerances import assert_within, error_bound
 from tests.torture.cases import OPERATIONS
-from tests.torture.operation import Operation, cast, draw, in_dtype, operands, put, tensors
+from tests.torture.judge import check
+from tests.torture.operation import Operation, cast, draw, operands, put, tensors
 from tests.torture.product import DTYPES, LONG, MIDDLING, dtypes_and_lengths, left
 from tests.torture.values import OF_SCALES, PARTS, VALUES
 
@@ -23,27 +23,6 @@ OPERANDS = [(op, name) for op in OPERATIONS for name in operands(OPERATIONS[op],
 @pytest.fixture(params=OPERATIONS.values(), ids=OPERATIONS)
 def operation(request) -> Operation:
     return request.param
-
-
-def check(operation: Operation, arguments: dict, length: int) -> None:
-    results, native = operation.run(kernels, arguments), operation.run(reference, arguments)
-    if operation.size is None:
-        for result, expected in zip(results, native, strict=True):
-            torch.testing.assert_close(result, expected, rtol=0, atol=0, equal_nan=True)
-        return
-    wide = in_dtype(arguments, torch.float64)
-    singles = [
-        t.to(n.dtype) for t, n in zip(operation.run(reference, in_dtype(arguments, torch.float32)), native, strict=True)
-    ]
-    oracles, sizes = operation.run(reference, wide), operation.size(*wide.values())
-    for result, oracle, torchs, (size, rounded) in zip(
-        results, oracles, zip(native, singles, strict=True), sizes, strict=True
-    ):
-        if operation.apart:
-            cast_oracle = oracle.to(result)
-            result = torch.where(result.isnan() & cast_oracle.isinf(), cast_oracle, result)
-        bound = error_bound(result.dtype, oracle, size.to(oracle), rounded.to(oracle), operation.terms(length))
-        assert_within(result, oracle, torchs, bound)
 
 
 @pytest.mark.parametrize(("dtype", "length"), dtypes_and_lengths(), indirect=["dtype"])
