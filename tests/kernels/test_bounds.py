@@ -52,6 +52,14 @@ def test_attention(randn):
     watched(kernels.flash_attention_varlen, *(t[0, :, :37].transpose(0, 1) for t in (q, k, v)), starts, starts)
 
 
+def test_programs_left_over(monkeypatch, randn):
+    """Catches a program without a piece that takes one, of a sequence past the last."""
+    tile = {"BLOCK_B": 8, "BLOCK_N": 16, "BLOCK_D": 32, "BLOCK_G": 16, "MIN_STEPS": 1}
+    monkeypatch.setattr(tiles, "flash_decoding", lambda *_: (2, tile))
+    q, k, v = randn(8, 6, 32), randn(8, 2, 16, 32), randn(8, 2, 16, 32)
+    watched(kernels.flash_decoding, q, k, v, torch.tensor([16] + 7 * [1], dtype=torch.int32))
+
+
 @pytest.mark.parametrize("rows", [1, 3])
 def test_decode_step(rows, monkeypatch, randn):
     """Catches a weight read past N or K, and q, k or v written to a head that is not there."""

@@ -55,6 +55,18 @@ def test_large_values_in_float16(rows, randn):
     assert_close(y, reference.decode_linear(x.double(), weight.double(), norm_weight=norm_weight.double()))
 
 
+def test_large_weights_in_float16(rows, randn):
+    """Catches the product of both weights formed in float16: it passes 65504, and no term of y does."""
+    K = 256
+    small = torch.arange(K, device=randn(1).device) % 2 * (2.0**-9 - 1) + 1  # every second column
+    x, norm_weight = ((randn(*s) * by).half() for s, by in (((rows, K), small), ((K,), 1 / small)))
+    weight = (randn(32, K, scale=K**-0.5) / small).half()
+    y = decode_linear(x, weight, norm_weight=norm_weight)
+    oracle = reference.decode_linear(x.double(), weight.double(), norm_weight=norm_weight.double())
+    assert (norm_weight.double() * weight.double()).abs().max() > 65504 and oracle.abs().max() < 65504
+    assert_close(y, oracle, size=oracle.abs().amax(-1, keepdim=True) + 2)
+
+
 @settings(max_examples=20, deadline=None)
 @given(M=st.integers(1, 20), N=st.integers(1, 70), K=st.sampled_from((1, 33, 100, 300)))
 def test_any_shape(M, N, K):

@@ -116,6 +116,8 @@ def test_bad_arguments_are_named(randn):
     """Catches an error from deep inside Triton, or garbage, where one line would do."""
     x, weight = randn(4, 8), randn(6, 8)
     for match, values in {
+        "x is .*; needed": (randn(1)[0], weight),
+        "weight .*; needed": (x, randn(1, 6, 8)),
         "last dimension must be 8": (randn(4, 7), weight),
         "bias is": (x, weight, randn(8)),
         "relu": (x, weight, None, "relu"),

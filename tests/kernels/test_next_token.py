@@ -99,6 +99,8 @@ def test_bad_arguments_are_named(device, randn):
             next_token(logits, **values, embedding=embedding, x=x)
     with pytest.raises(ValueError, match="embedding"):
         next_token(logits, **four(device), embedding=embedding[:20], x=x)
+    with pytest.raises(ValueError, match="logits are"):
+        next_token(logits[None], **four(device), embedding=embedding, x=x)
     with pytest.raises(TypeError, match="embedding"):
         next_token(logits, **four(device), embedding=embedding.half(), x=x)
     for tensors, message in (

@@ -3,6 +3,12 @@
 FAULTS = {
     "kernels/decode_linear.py": [
         (
+            "decode_linear, two rows: the norm's weight meets the weight in float16",
+            "if M > 1 and norm_weight is not None and x.dtype is torch.float16:",
+            "if M > 2 and norm_weight is not None and x.dtype is torch.float16:",
+            "kernels/test_decode_linear.py::test_large_weights_in_float16",
+        ),
+        (
             "decode_linear: eps outside of the root",
             "scale = tl.rsqrt(tl.sum(squares) / K + eps)",
             "scale = tl.rsqrt(tl.sum(squares) / K) + eps",
@@ -106,6 +112,12 @@ FAULTS = {
         ),
     ],
     "kernels/flash_decoding.py": [
+        (
+            "flash_decoding: a program left over takes a sequence past the last",
+            "if sequence < batch_size:",
+            "if sequence <= batch_size:",
+            "kernels/test_bounds.py::test_programs_left_over",
+        ),
         (
             "flash_decoding: pieces merged in base e",
             "weights = tl.exp2(lse - shift[None, :])",
