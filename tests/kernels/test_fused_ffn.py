@@ -30,8 +30,17 @@ def test_swiglu_strides(randn):
     """Catches one weight's strides used for both."""
     x, gate, up = randn(7, 40), randn(30, 40), randn(40, 30).t()
     assert_close(swiglu(x, gate, up), reference.swiglu(x.double(), gate.double(), up.double()))
-    with pytest.raises(ValueError, match="needed: equal"):
-        swiglu(x, gate, up[:1])
+
+
+def test_swiglu_names_bad_arguments(randn):
+    """Catches rows of x that are cut or joined to fit the weights, and weights of two shapes."""
+    x, gate, up = randn(6, 40), randn(30, 40), randn(30, 40)
+    for wrong in (x[:, :20], x[:, :39], x.sum()):
+        with pytest.raises(ValueError, match="last dimension must be 40"):
+            swiglu(wrong, gate, up)
+    for weights in ((gate, up[:1]), (gate[0], up[0])):
+        with pytest.raises(ValueError, match="needed: equal"):
+            swiglu(x, *weights)
 
 
 @pytest.mark.skipif(interpreted(), reason="sizes for a GPU")
