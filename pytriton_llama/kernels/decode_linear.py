@@ -523,7 +523,10 @@ def check_qkv(op, x, weight, bias, norm_weight, cos, sin, lengths, k_cache, v_ca
         need_no_grad(op, name, t)
     if lengths.dtype is not torch.int32:
         raise TypeError(f"{op}: lengths are {lengths.dtype}; needed: int32")
-    need(lengths.shape == (batch,), f"{op}: lengths are {tuple(lengths.shape)}; needed: ({batch},)")
+    need(
+        lengths.shape == (batch,) and lengths.device == x.device,
+        f"{op}: lengths are {tuple(lengths.shape)} on {lengths.device}; needed: ({batch},) on {x.device}",
+    )
     need(k_cache.stride(3) == v_cache.stride(3) == 1, f"{op}: the caches need a last stride of 1")
     for name, t in (("k_cache", k_cache), ("v_cache", v_cache)):
         spread = all(step != 0 or size <= 1 for size, step in zip(t.shape, t.stride(), strict=True))

@@ -162,8 +162,9 @@ def next_token(
     op = "next_token"
     check(op, logits=logits, x=x)
     need(logits.dim() == 2, f"{op}: logits are {tuple(logits.shape)}; needed: (batch, vocab_size)")
+    need(x.dim() == 2, f"{op}: x is {tuple(x.shape)}; needed: (batch, hidden_size)")
     batch, V = logits.shape
-    hidden_size = embedding.shape[-1]
+    hidden_size = x.shape[1]
     need(
         embedding.shape == (V, hidden_size) and x.shape == (batch, hidden_size),
         f"{op}: embedding is {tuple(embedding.shape)}, x {tuple(x.shape)}; needed: ({V}, hidden_size) and ({batch}, "
@@ -176,6 +177,8 @@ def next_token(
         dtype = {"temperature": torch.float32, "seeds": torch.int64}.get(name, torch.int32)
         if t.dtype is not dtype:
             raise TypeError(f"{op}: {name} is {t.dtype}; needed: {dtype}")
+        at_hand = t.device == x.device or (name == "tokens" and t.is_cpu)  # pinned; else Triton says so
+        need(at_hand, f"{op}: {name} is on {t.device} but x is on {x.device}")
         need(name not in of_sequences or t.shape == (batch,), f"{op}: {name} is {tuple(t.shape)}; needed: ({batch},)")
         need(t.is_contiguous(), f"{op}: {name} must be contiguous")
         need_no_grad(op, name, t)

@@ -512,7 +512,6 @@ def dequantize(weight: QuantizedWeight, dtype: torch.dtype) -> torch.Tensor:
 def check_weight(op: str, weight: QuantizedWeight, x: torch.Tensor) -> None:
     """Raise unless its tensors are what :class:`QuantizedWeight` says, contiguous and beside x."""
     N, K = weight.shape
-    need(weight.bits in (4, 8), f"{op}: weight has {weight.bits} bits; known: 4, 8")
     chunk = 128 // weight.bits
     group = weight.group_size
     need(

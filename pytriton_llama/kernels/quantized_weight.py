@@ -27,6 +27,9 @@ class QuantizedWeight:
         minima: as scales, or None.
         bits: 4 or 8.
         group_size: how many weights of a row share a scale: a multiple of a chunk's 128 / bits that divides K.
+
+    Raises:
+        ValueError: other bits; ``packed`` is no matrix. The rest is for the kernels' wrappers to check.
     """
 
     packed: torch.Tensor
@@ -34,6 +37,11 @@ class QuantizedWeight:
     minima: torch.Tensor | None
     bits: int
     group_size: int
+
+    def __post_init__(self) -> None:
+        _fields(self.bits)
+        if self.packed.dim() != 2:
+            raise ValueError(f"packed is {tuple(self.packed.shape)}; needed: (N, K · bits / 32)")
 
     @property
     def shape(self) -> torch.Size:
