@@ -247,6 +247,13 @@ def test_mistral_is_read_as_transformers_reads_it():
             assert getattr(ours, name) == getattr(theirs, name), name
 
 
+def test_a_long_value_is_cut():
+    """Catches a screen full of what a file has in a number's place."""
+    with pytest.raises(LlamaError, match=r"hidden_size.*\.\.\.$") as caught:
+        parse(hidden_size="7" * 10_000)
+    assert len(str(caught.value)) < 200
+
+
 @pytest.mark.parametrize("key", ["vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers"])
 def test_refuses_a_missing_size(key):
     """Catches a default for what no default can be right."""

@@ -318,12 +318,12 @@ class Hub(http.server.BaseHTTPRequestHandler):
             )
         elif name == "org/broken":
             self.respond(400, X_Error_Message="bad\nday")
-        elif name not in ("org/tiny", "org/empty", "org/torn"):
+        elif name not in ("org/tiny", "org/empty", "org/weightless", "org/torn"):
             self.respond(404, X_Error_Code="RepoNotFound")
         elif path.startswith("/api/") and "/tree/" not in path:
             self.respond(200, json.dumps({"id": name, "sha": COMMIT}).encode(), Content_Type="application/json")
         elif path.startswith("/api/"):
-            names = ["README.md"] if name == "org/empty" else FILES
+            names = {"org/empty": ["README.md"], "org/weightless": ["config.json"]}.get(name, list(FILES))
             entries = [
                 {"type": "file", "path": n, "size": len(FILES[n]), "oid": f"{i:040x}"} for i, n in enumerate(names)
             ]
@@ -385,6 +385,7 @@ class TestHub:
             ("org/none", "org/none: no such repository on the hub, or a private one"),
             ("org/gated", r"org/gated: gated: log in .*HF_TOKEN"),
             ("org/empty", r"org/empty: (holds no config.json|the download failed)"),
+            ("org/weightless", r"org/weightless: holds no config.json and model\*.safetensors"),
             ("org/torn", "org/torn: the download failed"),
             ("org/broken", "org/broken: the hub cannot be reached|the download failed"),
             ("a..b/c", "a..b/c: the download failed"),

@@ -189,7 +189,9 @@ def test_placement():
     assert choose("cpu", "float16", "torch").dtype == torch.float16
     for arguments, message in (
         (("tpu", None, "auto"), "device is 'tpu'"),
+        (("meta", None, "torch"), "device is 'meta'"),
         ((None, "int8", "auto"), "dtype is 'int8'"),
+        ((None, torch.float64, "auto"), "dtype is torch.float64"),
         ((None, None, "cuda"), "kernels is 'cuda'"),
     ):
         with pytest.raises(LlamaError, match=message):

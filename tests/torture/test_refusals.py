@@ -5,8 +5,9 @@ import dataclasses
 import pytest
 import torch
 
-from pytriton_llama import kernels
+from pytriton_llama import interpreter, kernels
 from pytriton_llama.kernels.quantized_weight import pack
+from tests.kernels.test_decode_linear import qkv_inputs
 from tests.kernels.test_next_token import four
 from tests.kernels.test_quantized_linear import draw as draw_quantized
 from tests.torture.cases import OPERATIONS
@@ -48,6 +49,18 @@ def test_wrong_operand(op, name, wrong, device):
         operation.run(kernels, put(arguments, name, WRONG[wrong](tensors(arguments)[name])))
 
 
+@pytest.mark.skipif(not interpreter.enabled(), reason="of a GPU only one before sm_80 has no bfloat16")
+def test_bfloat16_where_it_is_wrong(randn):
+    """Catches a dtype that this process cannot do right."""
+    interpreter.disable()  # what is left is Triton's own
+    try:
+        with pytest.raises(TypeError, match="softmax: no bfloat16"):
+            kernels.softmax(randn(3, 8, dtype=torch.bfloat16))
+        kernels.softmax(randn(3, 8, dtype=torch.float16))
+    finally:
+        interpreter.enable()
+
+
 def test_nothing_to_take_it_from(device, randn):
     """Catches a division by heads, columns or groups that are none, and a choice among no tokens."""
     q, none = randn(2, 4, 16), randn(2, 0, 9, 16)
@@ -62,6 +75,8 @@ def test_nothing_to_take_it_from(device, randn):
         "vocabulary is empty": lambda: kernels.next_token(
             randn(4, 0), **four(device), embedding=randn(0, 8), x=randn(4, 8)
         ),
+        "x \\(3, 8\\)": lambda: kernels.next_token(randn(4, 30), **four(device), embedding=randn(30, 8), x=randn(3, 8)),
+        "head_dim is 0": lambda: kernels.decode_qkv(*qkv_inputs(randn, torch.float32, 2, 4, 2, 0)),
         "no dimension": lambda: kernels.layer_norm(randn(1)[0], randn(1), randn(1)),
         "one dimension at least": lambda: kernels.silu_mul(randn(1)[0], randn(1)[0]),
     }.items():
