@@ -51,7 +51,8 @@ def layer_norm_kernel(
     if BLOCK_N <= 4096:
         weight = tl.load(weight_ptr + offs_n, mask=mask_n, other=0.0)[None, :]
         bias = tl.load(bias_ptr + offs_n, mask=mask_n, other=0.0)[None, :]
-    mean = tl.sum(x, axis=1) / N
+    # Rounded to nearest, as a GPU's `/` is not: where their sum is exact, equal numbers deviate from it by 0.
+    mean = tl.div_rn(tl.sum(x, axis=1), N * 1.0)
     # Past the end of a row the difference would be −mean, not 0, and would count as variance.
     centred = tl.where(mask_n[None, :], x - mean[:, None], 0.0)
     variance = tl.sum(centred * centred, axis=1) / N
@@ -91,12 +92,13 @@ def long_layer_norm_kernel(
         x_ptrs = x_rows + (start_n + offs_n[None, :]).to(tl.int64) * x_col_stride
         x = tl.load(x_ptrs, mask=mask_m & inside, other=0.0, eviction_policy="evict_last").to(tl.float32)
         count = tl.minimum(N - start_n, BLOCK_N)
-        block_mean = tl.sum(x, axis=1) / count
+        block_mean = tl.div_rn(tl.sum(x, axis=1), count * 1.0)
         centred = tl.where(inside, x - block_mean[:, None], 0.0)
         delta = block_mean - mean
-        mean += delta * count / (start_n + count)
+        share = tl.div_rn(count * 1.0, (start_n + count) * 1.0)  # 1 in the first block
+        mean += delta * share
         # In floating point: start_n · count can pass 2³¹. And delta² alone may be inf: 0 · inf, in the first block.
-        between = delta * (delta * start_n) * (count / (start_n + count))
+        between = delta * (delta * start_n) * share
         deviations += tl.sum(centred * centred, axis=1) + between
     scale = tl.rsqrt(deviations / N + eps)
     for start_n in range(0, N, BLOCK_N):

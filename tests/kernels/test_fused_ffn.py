@@ -9,8 +9,10 @@ from tests.tolerances import assert_close
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (3, 127), (2, 5, 576), (70, 4097)], ids=str)
-def test_silu_mul(shape, dtype, randn):
-    """Catches gate and up exchanged, a missing mask, and halves of one tensor read as if each were contiguous."""
+def test_silu_mul(shape, dtype, monkeypatch, randn):
+    """Catches gate and up exchanged, a missing mask, halves of one tensor read as if each were contiguous, and one of a
+    row's blocks in another's place."""
+    monkeypatch.setattr(tiles, "INTERPRETED_ROWS", 1024)
     both = randn(*shape[:-1], 2 * shape[-1], dtype=dtype, scale=3)
     gate, up = both.chunk(2, dim=-1)
     assert_close(silu_mul(gate, up), reference.silu_mul(gate.double(), up.double()))

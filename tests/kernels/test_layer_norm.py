@@ -41,6 +41,13 @@ def test_constant_row(randn):
     assert_close(layer_norm(x, torch.ones_like(bias), bias), bias.expand(3, 100))
 
 
+@pytest.mark.parametrize("columns", [3, 127, 1025, 4097, 40_001])
+def test_equal_whole_numbers(columns, randn):
+    """Catches a mean that is divided as a GPU's `/` does, wrong in its last digit: 1/sqrt(eps) makes 0.005 of that."""
+    x, weight, bias = torch.full((3, columns), -200.0, device=randn(1).device), randn(columns), randn(columns)
+    assert torch.equal(layer_norm(x, weight, bias), bias.expand(3, columns))
+
+
 def test_empty_and_bad_arguments(randn):
     """Catches a launch with an empty grid, and a bias that broadcasts by accident."""
     assert layer_norm(randn(0, 8), randn(8), randn(8)).shape == (0, 8)

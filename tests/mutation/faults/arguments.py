@@ -72,9 +72,15 @@ FAULTS = {
         ),
         (
             "decode_qkv: fewer lengths than sequences",
-            "need(lengths.shape == (batch,),",
-            "need(True,",
+            "lengths.shape == (batch,) and lengths.device == x.device,",
+            "lengths.device == x.device,",
             "kernels/test_decode_linear.py::test_shapes_that_do_not_fit_are_refused",
+        ),
+        (
+            "decode_qkv: lengths on another device",
+            "lengths.shape == (batch,) and lengths.device == x.device,",
+            "lengths.shape == (batch,),",
+            "torture/test_refusals.py::test_wrong_operand",
         ),
         (
             "decode_qkv: a cache of v of another shape",
