@@ -24,6 +24,17 @@ from pytriton_llama.kernels.arguments import check, empty_rows_like, for_rows
 
 
 @triton.jit
+def quotient(a, b):
+    """a / b, and exactly that where it is a float32: a GPU's `/` may be wrong in its last digit.
+
+    What such a q leaves over is known exactly, from one fma, and is shared out in turn. `tl.div_rn` would round to
+    nearest as well, but it calls a function for rare operands, for which a row of 16384 has no registers left.
+    """
+    q = a / b
+    return q + tl.fma(-q, b, a) / b
+
+
+@triton.jit
 def layer_norm_kernel(
     y_ptr,
     x_ptr,
@@ -51,8 +62,8 @@ def layer_norm_kernel(
     if BLOCK_N <= 4096:
         weight = tl.load(weight_ptr + offs_n, mask=mask_n, other=0.0)[None, :]
         bias = tl.load(bias_ptr + offs_n, mask=mask_n, other=0.0)[None, :]
-    # Rounded to nearest, as a GPU's `/` is not: where their sum is exact, equal numbers deviate from it by 0.
-    mean = tl.div_rn(tl.sum(x, axis=1), N * 1.0)
+    # Equal numbers deviate by 0 from it, if their sum is exact; rsqrt(eps) would enlarge anything else.
+    mean = quotient(tl.sum(x, axis=1), N)
     # Past the end of a row the difference would be −mean, not 0, and would count as variance.
     centred = tl.where(mask_n[None, :], x - mean[:, None], 0.0)
     variance = tl.sum(centred * centred, axis=1) / N
@@ -92,10 +103,10 @@ def long_layer_norm_kernel(
         x_ptrs = x_rows + (start_n + offs_n[None, :]).to(tl.int64) * x_col_stride
         x = tl.load(x_ptrs, mask=mask_m & inside, other=0.0, eviction_policy="evict_last").to(tl.float32)
         count = tl.minimum(N - start_n, BLOCK_N)
-        block_mean = tl.div_rn(tl.sum(x, axis=1), count * 1.0)
+        block_mean = quotient(tl.sum(x, axis=1), count)
         centred = tl.where(inside, x - block_mean[:, None], 0.0)
         delta = block_mean - mean
-        share = tl.div_rn(count * 1.0, (start_n + count) * 1.0)  # 1 in the first block
+        share = quotient(count, start_n + count)  # 1 in the first block
         mean += delta * share
         # In floating point: start_n · count can pass 2³¹. And delta² alone may be inf: 0 · inf, in the first block.
         between = delta * (delta * start_n) * share

@@ -1,8 +1,12 @@
+import numpy as np
 import pytest
 import torch
+from triton.runtime.interpreter import InterpreterBuilder, TensorHandle
 
 from pytriton_llama import reference
+from pytriton_llama.interpreter import plans
 from pytriton_llama.kernels import layer_norm
+from pytriton_llama.runtime import interpreted
 from tests.tolerances import assert_close
 
 
@@ -46,6 +50,27 @@ def test_equal_whole_numbers(columns, randn):
     """Catches a mean that is divided as a GPU's `/` does, wrong in its last digit: 1/sqrt(eps) makes 0.005 of that."""
     x, weight, bias = torch.full((3, columns), -200.0, device=randn(1).device), randn(columns), randn(columns)
     assert torch.equal(layer_norm(x, weight, bias), bias.expand(3, columns))
+
+
+@pytest.mark.skipif(not interpreted(), reason="a GPU divides as it does")
+@pytest.mark.parametrize("columns", [3, 127, 4097, 40_001])
+@pytest.mark.parametrize("side", [np.inf, -np.inf], ids=["above", "below"])
+def test_division_of_a_gpu(columns, side, randn, monkeypatch):
+    """Catches the same without a GPU: quotients are as wrong as one's may be, 2 ulp (PTX ISA, div.full.f32), and an fma
+    rounds once, as there."""
+
+    def divide(a, b):
+        q = np.divide(a, b)
+        return np.where(q == 0, q, np.nextafter(np.nextafter(q, np.float32(side)), np.float32(side)))
+
+    def fma(self, x, y, z):
+        once = x.data.astype(np.float64) * y.data + z.data
+        return TensorHandle(once.astype(np.float32), z.dtype.scalar)
+
+    monkeypatch.setattr(plans, "_plans", {})  # which hold the builder's methods as they were
+    monkeypatch.setattr(InterpreterBuilder, "create_fdiv", lambda self, a, b: self.binary_op(a, b, divide))
+    monkeypatch.setattr(InterpreterBuilder, "create_fma", fma)
+    test_equal_whole_numbers(columns, randn)
 
 
 def test_empty_and_bad_arguments(randn):

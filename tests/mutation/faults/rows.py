@@ -179,6 +179,24 @@ FAULTS = {
             "kernels/test_layer_norm.py::test_drifting_row",
         ),
         (
+            "layer_norm: a GPU's quotient, wrong in its last digit",
+            "mean = quotient(tl.sum(x, axis=1), N)",
+            "mean = tl.sum(x, axis=1) / N",
+            "kernels/test_layer_norm.py::test_division_of_a_gpu",
+        ),
+        (
+            "long layer_norm: the same in a block's share",
+            "share = quotient(count, start_n + count)",
+            "share = count / (start_n + count)",
+            "kernels/test_layer_norm.py::test_division_of_a_gpu",
+        ),
+        (
+            "layer_norm: what a quotient leaves over is subtracted",
+            "return q + tl.fma(-q, b, a) / b",
+            "return q - tl.fma(-q, b, a) / b",
+            "kernels/test_layer_norm.py::test_division_of_a_gpu",
+        ),
+        (
             "layer_norm: a strided bias read as if it were contiguous",
             "weight, bias = weight.contiguous(), bias.contiguous()",
             "weight = weight.contiguous()",
