@@ -254,7 +254,8 @@ class TestImport:
 
     @pytest.mark.parametrize("error", [KeyboardInterrupt, LlamaError("broken"), OSError(28, "No space left on device")])
     def test_interrupted_leaves_nothing(self, error, cache, tmp_path, monkeypatch):
-        """Catches a half-written folder that the next start takes for the model, in the cache and elsewhere."""
+        """Catches a half-written folder that the next start takes for the model, in the cache and elsewhere, and a lock
+        that is held on to."""
 
         def convert(file, folder, *_):
             write_folder(file, folder)
@@ -262,10 +263,12 @@ class TestImport:
 
         monkeypatch.setattr(gguf, "convert", convert)
         (tmp_path / "a.gguf").write_text("one")
+        opened = len(os.listdir("/dev/fd"))
         for folder in (None, tmp_path / "new" / "folder"):
             with pytest.raises(KeyboardInterrupt if error is KeyboardInterrupt else LlamaError):
                 fetch.import_gguf(tmp_path / "a.gguf", folder)
         assert contents(cache) == contents(tmp_path / "new") == set()
+        assert len(os.listdir("/dev/fd")) == opened
 
     def test_refuses_what_is_not_there_or_would_be_overwritten(self, cache, tmp_path):
         with pytest.raises(LlamaError, match=r"none\.gguf: no such file"):

@@ -2,6 +2,7 @@
 
 import json
 import math
+import struct
 
 import numpy as np
 import pytest
@@ -342,3 +343,18 @@ def test_refuses_broken_files(spoil, tmp_path):
         )
     with pytest.raises(LlamaError, match=r"tiny\.gguf"):
         gguf.convert(path, tmp_path / "out")
+
+
+MANY = struct.pack("<4sIQQ", b"GGUF", 3, 0, 1) + struct.pack("<Q1sIIQ", 1, b"a", 9, 0, 2**40)  # an array of uint8
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [(MANY, "more than 4194304 values"), (MANY[:20], "it ends at byte 20, before byte 24")],
+    ids=["many", "cut"],
+)
+def test_what_a_file_promises(data, message, tmp_path):
+    """Catches a reader that follows a count as far as memory goes, and one that takes half a number for one."""
+    (tmp_path / "many.gguf").write_bytes(data)
+    with pytest.raises(LlamaError, match=message):
+        gguf.convert(tmp_path / "many.gguf", tmp_path / "out")
