@@ -53,7 +53,8 @@ def test_loaded_tensors_do_not_change_with_the_file(tmp_path):
 
 
 def test_harmless_extras_are_ignored(tmp_path):
-    """Old checkpoints hold inv_freq; a tied one may repeat its embedding as lm_head: the embedding counts."""
+    """Old checkpoints hold inv_freq; a tied one may repeat its embedding as lm_head: the embedding counts. Catches all
+    else ignored there, too."""
     save_tiny(tmp_path, tie_word_embeddings=True)
     tensors = load_file(tmp_path / SINGLE)
     extras = {
@@ -62,6 +63,9 @@ def test_harmless_extras_are_ignored(tmp_path):
     }
     save_file(tensors | extras, tmp_path / SINGLE)
     assert load(tmp_path).keys() == tensors.keys()
+    save_file(tensors | extras | {"lm_head.bias": torch.ones(80)}, tmp_path / SINGLE)
+    with pytest.raises(LlamaError, match=r"unexpected tensor lm_head\.bias"):
+        load(tmp_path)
 
 
 def test_memory_that_does_not_hold_the_weights(tmp_path, monkeypatch):
