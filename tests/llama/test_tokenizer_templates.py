@@ -77,6 +77,7 @@ def test_llama2_refuses_other_orders(messages, tmp_path):
         (TOKENS["llama3"], "LLAMA3"),
         (sorted({*TOKENS["llama3"]} - {"<|end_of_text|>"}), "LLAMA3"),
         (TOKENS["chatml"], "CHATML"),
+        (["<|im_start|>", "<|im_end|>"], "CHATML"),
         (["<s>", "</s>", "<unk>", "<|im_start|>", "<|im_end|>"], "CHATML"),
         (["<s>", "</s>", "<unk>", "[INST]", "[/INST]"], None),  # Mistral's later forms differ
         (["<s>"], None),
