@@ -28,7 +28,8 @@ def quotient(a, b):
     """a / b, and exactly that where it is a float32: a GPU's `/` may be wrong in its last digit.
 
     What such a q leaves over is known exactly, from one fma, and is shared out in turn. `tl.div_rn` would round to
-    nearest as well, but it calls a function for rare operands, for which a row of 16384 has no registers left.
+    nearest as well, but it calls a function for rare operands, for which a row of 16384 has no registers left. Of an
+    infinite a it makes NaN, as all of such a row is.
     """
     q = a / b
     return q + tl.fma(-q, b, a) / b
